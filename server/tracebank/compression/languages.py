@@ -1,0 +1,116 @@
+"""The languages whose comments can be told with certainty, and how to recognise one. Any other is left as it is."""
+
+from __future__ import annotations
+
+import ast
+import re
+import threading
+import warnings
+from dataclasses import dataclass
+
+from pygments.lexer import RegexLexer
+from pygments.lexers.configs import TOMLLexer
+from pygments.lexers.python import PythonLexer
+from pygments.lexers.shell import BashLexer
+from pygments.lexers.sql import SqlLexer
+
+from tracebank.compression.lexers import CLikeLexer, GoLexer, RustLexer, ScriptLexer, TextBlockLexer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """A language, and the pattern of what its lexer may read wrongly: code that matches `doubtful` is left alone."""
+
+    name: str
+    lexer: type[RegexLexer]
+    doubtful: re.Pattern[str] | None = None
+    one_line_strings: bool = False
+
+
+def _language(name: str, lexer: type[RegexLexer], doubtful: str = "", one_line_strings: bool = False) -> Language:
+    pattern = re.compile(doubtful) if doubtful else None
+    return Language(name=name, lexer=lexer, doubtful=pattern, one_line_strings=one_line_strings)
+
+
+_LANGUAGES = {
+    "python py python3 py3": _language("python", PythonLexer),
+    "c h": _language("c", CLikeLexer),
+    "cpp c++ cc cxx hpp": _language("cpp", CLikeLexer),
+    "java": _language("java", TextBlockLexer),
+    "kotlin kt": _language("kotlin", TextBlockLexer),
+    "csharp c# cs": _language("csharp", TextBlockLexer),
+    # The comment above `import "C"` is C code.
+    "go golang": _language("go", GoLexer, r'import "C"'),
+    "rust rs": _language("rust", RustLexer),
+    # A tag may hold text such as `see // this`; the lexer is quadratic in the length of a chain such as a.b.c.
+    "javascript js mjs cjs jsx": _language("javascript", ScriptLexer, r"</|/>|[\w?.$]{200}", one_line_strings=True),
+    "typescript ts mts tsx": _language("typescript", ScriptLexer, r"</|/>|[\w?.$]{200}", one_line_strings=True),
+    # MySQL escapes a quote by a backslash, the standard does not; PostgreSQL quotes by $tag$.
+    "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", SqlLexer, r"\\'|\$\w*\$"),
+    # Here-documents, and defaults such as ${a:- # b}.
+    "bash sh shell": _language("bash", BashLexer, r"<<[-~]?\s*['\"\\]?\w|\$\{[^}\n]*\s#"),
+    "toml": _language("toml", TOMLLexer, r'"""' + r"|'''"),
+}
+_BY_ALIAS = {alias: language for aliases, language in _LANGUAGES.items() for alias in aliases.split()}
+
+_SHEBANG = re.compile(r"\A#![^\n]*\b(?P<name>python|bash|sh)[\d.]*\s*$", re.MULTILINE)
+_PYTHON = re.compile(r"^(?:def |class |import |from \w|async def |@\w|if __name__)", re.MULTILINE)
+_EVIDENCE = {
+    "cpp": r"^#include [<\"]",
+    "go": r"^package \w+\s*$",
+    "rust": r"^(?:pub )?(?:fn \w+.*\{|impl\b.*\{|use \w+::.*;)\s*$",
+    "java": r"^(?:package [\w.]+;|import [\w.]+;|public (?:final )?(?:class|interface|enum) )",
+    "javascript": r"^(?:(?:export )?(?:async )?function \w*\(.*\{|(?:const|let) \w+ = .*[;{(])\s*$",
+    "sql": r"^(?:SELECT|INSERT INTO|CREATE TABLE|UPDATE|WITH)\b",
+}
+_PATTERNS = {name: re.compile(pattern, re.MULTILINE) for name, pattern in _EVIDENCE.items()}
+
+# warnings.catch_warnings changes the whole process, so our threads take turns.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def find(alias: str) -> Language | None:
+    """Return the language that is called `alias` after a fence, or None if its comments are not known."""
+    return _BY_ALIAS.get(alias)
+
+
+def guess(code: str) -> str:
+    """Return the name of the language of `code`, "" if in doubt."""
+    if shebang := _SHEBANG.match(code):
+        return shebang["name"]
+    if certainly_python(code):
+        return "python"
+    return next((name for name, pattern in _PATTERNS.items() if pattern.search(code)), "")
+
+
+def certainly_python(text: str) -> bool:
+    """Tell whether `text` is a Python module: it defines or imports something, and it parses."""
+    return _PYTHON.search(text) is not None and parsed(text) is not None
+
+
+def parsed(code: str) -> ast.Module | None:
+    """Return the syntax tree of Python `code`, None if there is none."""
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(code)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def same_tree(one: ast.AST, other: ast.AST) -> bool:
+    """Compare two syntax trees, without positions, as ast.dump would; depth is no limit."""
+    pairs: list[tuple[object, object]] = [(one, other)]
+    while pairs:
+        left, right = pairs.pop()
+        if type(left) is not type(right):
+            return False
+        if isinstance(left, ast.AST):
+            pairs.extend((getattr(left, field, None), getattr(right, field, None)) for field in left._fields)
+        elif isinstance(left, list) and isinstance(right, list):
+            if len(left) != len(right):
+                return False
+            pairs.extend(zip(left, right, strict=True))
+        elif left != right:
+            return False
+    return True

@@ -1,0 +1,155 @@
+"""The order of the steps, from lossless to lossy. Each one runs only while the text is over the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
+
+from tracebank.compression.draft import Draft, Goal, Step
+from tracebank.compression.segments import Kind, Segment, as_code, located, merged_spans, split
+from tracebank.compression.steps.code import without_comments
+from tracebank.compression.steps.head_tail import CODE_BORDERS, TEXT_BORDERS, cut_middle
+from tracebank.compression.steps.json_minify import minified
+from tracebank.compression.steps.repeats import folded
+from tracebank.compression.steps.whitespace import tidied
+from tracebank.errors import InputError
+
+if TYPE_CHECKING:
+    from tracebank.tokens import Tokenizer
+
+Strategy = Literal["auto", "head_tail", "code"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+_SHOWN_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did. Equal numbers: it ran and found nothing to save."""
+
+    name: str
+    tokens_before: int
+    tokens_after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    """A text within its budget. `steps` is empty when the text fitted and is therefore unchanged."""
+
+    text: str
+    original_tokens: int
+    tokens: int
+    tokenizer: str
+    steps: tuple[StepReport, ...]
+
+
+def compress(
+    text: str,
+    *,
+    budget_tokens: int,
+    tokenizer: Tokenizer,
+    strategy: Strategy = "auto",
+    head_ratio: float = 0.6,
+    keep: Sequence[str] = (),
+) -> Compressed:
+    """Return `text` in at most `budget_tokens` tokens, each of `keep` in it byte for byte.
+
+    `auto` runs every lossless step, then cuts the middle; `head_tail` only cuts; `code` takes a text without fences as
+    code and prefers to cut between its blocks.
+
+    Raises: InputError if an argument is out of range, or if `keep` is not in the text or does not fit.
+    """
+    _check(budget_tokens, strategy, head_ratio)
+    spans = merged_spans(text, keep)
+    segments = (Segment(kind=Kind.PROSE, body=text),)
+    draft = Draft(segments=segments, text=text, tokens=tokenizer.count(text))
+    original_tokens = draft.tokens
+    reports: list[StepReport] = []
+    if draft.tokens > budget_tokens:
+        protected = tuple(text[start:end] for start, end in spans)
+        goal = Goal(budget_tokens=budget_tokens, tokenizer=tokenizer, head_ratio=head_ratio, protected=protected)
+        _check_fit(goal)
+        draft = Draft(segments=_segmented(text, strategy, spans), text=text, tokens=draft.tokens)
+        draft, reports = _run(_STEPS[strategy], draft, goal)
+    return Compressed(
+        text=draft.text,
+        original_tokens=original_tokens,
+        tokens=draft.tokens,
+        tokenizer=tokenizer.name,
+        steps=tuple(reports),
+    )
+
+
+def _run(steps: Sequence[Step], draft: Draft, goal: Goal) -> tuple[Draft, list[StepReport]]:
+    reports = []
+    for step in steps:
+        if draft.tokens <= goal.budget_tokens:
+            break
+        before = draft.tokens
+        draft = _better(draft, step.run(draft, goal), goal)
+        reports.append(StepReport(step.name, before, draft.tokens))
+    return draft, reports
+
+
+def _better(draft: Draft, segments: tuple[Segment, ...], goal: Goal) -> Draft:
+    """Return the new draft if it is the shorter one. A shorter text can have more tokens: then the old one stays."""
+    if segments == draft.segments:
+        return draft
+    after = Draft.of(segments, goal.tokenizer)
+    return after if after.tokens < draft.tokens else draft
+
+
+def _each(change: Callable[[Segment], str], draft: Draft, goal: Goal) -> tuple[Segment, ...]:
+    """Apply `change` to the body of every segment, except where that would lose a protected piece."""
+    return tuple(_changed(change, segment) for segment in draft.segments)
+
+
+def _changed(change: Callable[[Segment], str], segment: Segment) -> Segment:
+    if segment.kind is Kind.KEPT:
+        return segment
+    body = change(segment)
+    lost = body == segment.body or located(body, segment.protected) is None
+    return segment if lost else segment.with_body(body)
+
+
+_SPARING = (
+    Step("whitespace", partial(_each, tidied)),
+    Step("json", partial(_each, minified)),
+    Step("code_comments", partial(_each, without_comments)),
+    Step("repeated_lines", partial(_each, folded)),
+)
+
+# The last step of each must reach the budget whatever it is given.
+_STEPS: dict[Strategy, tuple[Step, ...]] = {
+    "auto": (*_SPARING, Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
+    "head_tail": (Step("head_tail", partial(cut_middle, TEXT_BORDERS)),),
+    "code": (_SPARING[2], Step("head_tail", partial(cut_middle, CODE_BORDERS))),
+}
+
+
+def _segmented(text: str, strategy: Strategy, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:
+    if strategy == "head_tail":
+        return (Segment(kind=Kind.PROSE, body=text),)
+    segments = split(text, spans)
+    if strategy == "code" and not any(segment.opening for segment in segments):
+        return (as_code(text, spans),)
+    return segments
+
+
+def _check(budget_tokens: int, strategy: str, head_ratio: float) -> None:
+    if budget_tokens < 1:
+        raise InputError("max_tokens", f"must be 1 or more, not {budget_tokens}")
+    if strategy not in STRATEGIES:
+        offered = ", ".join(STRATEGIES)
+        raise InputError("strategy", f"must be one of {offered}, not {strategy[:_SHOWN_CHARS]!r}")
+    if not 0 <= head_ratio <= 1:
+        raise InputError("head_ratio", f"must be 0 to 1, not {head_ratio}")
+
+
+def _check_fit(goal: Goal) -> None:
+    needed = goal.tokenizer.count("".join(goal.protected))
+    if needed > goal.budget_tokens:
+        message = f"needs {needed:,} tokens, the budget is {goal.budget_tokens:,}: raise max_tokens or keep less"
+        raise InputError("keep", message)

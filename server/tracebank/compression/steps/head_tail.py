@@ -1,0 +1,167 @@
+"""Cut the middle of a text: the one step that always reaches the budget."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tracebank.compression.draft import Draft, Goal
+from tracebank.compression.segments import Kind, Segment, Span, located
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """A place to cut, and how far from the exact place it may be: a share of the piece, at least `chars`."""
+
+    pattern: re.Pattern[str]
+    share: float
+    chars: int
+
+
+_LINE = Border(re.compile(r"\n"), 0.04, 0)
+_WORD = Border(re.compile(r"\s"), 0.0, 24)
+# A line that begins at the margin and closes nothing opens a block.
+_CODE_BLOCK = Border(re.compile(r"\n(?=[^\s)\]}])"), 0.3, 0)
+_CODE_LINE = Border(re.compile(r"\n"), 0.1, 120)
+
+TEXT_BORDERS = (_LINE, _WORD)
+CODE_BORDERS = (_CODE_BLOCK, _CODE_LINE, _WORD)
+
+_MARKS = ("[… {:,} tokens cut …]", "…", "")
+_MARK_SHARE = 0.25
+_ROUNDS = 6
+_NEAR_ENOUGH = 0.03
+
+
+def cut_middle(borders: Sequence[Border], draft: Draft, goal: Goal) -> tuple[Segment, ...]:
+    """Keep the head, the protected pieces and the tail, `goal.budget_tokens` or fewer in all.
+
+    `head_ratio` of what the protected pieces and the marks leave goes to the head. The result is counted as a whole;
+    as long as it is too long, head and tail shrink.
+    """
+    spans = located(draft.text, goal.protected) or []
+    cut = _Cut(draft=draft, goal=goal, spans=spans, mark=_affordable_mark(draft, goal, spans), borders=borders)
+    return (Segment(kind=Kind.PROSE, body=cut.best()),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cut:
+    draft: Draft
+    goal: Goal
+    spans: Sequence[Span]
+    mark: str
+    borders: Sequence[Border]
+
+    def best(self) -> str:
+        """Return the longest text found that fits; the protected pieces alone always do."""
+        budget, count = self.goal.budget_tokens, self.goal.tokenizer.count
+        best = _rendered(self.draft, self.goal, self.spans, self.mark)
+        best_tokens = count(best)
+        allowance = budget - best_tokens
+        for _ in range(_ROUNDS):
+            text = _rendered(self.draft, self.goal, self._with_ends(allowance), self.mark)
+            tokens = count(text)
+            if best_tokens <= tokens <= budget:
+                best, best_tokens = text, tokens
+            # What the ends share with protected pieces is free, so there may be room for more.
+            if budget * (1 - _NEAR_ENOUGH) <= tokens <= budget:
+                break
+            allowance += budget - tokens
+            if allowance <= 0:
+                break
+        return best
+
+    def _with_ends(self, allowance: int) -> list[Span]:
+        text, tokenizer = self.draft.text, self.goal.tokenizer
+        head_tokens = round(allowance * self.goal.head_ratio)
+        tail_tokens = allowance - head_tokens
+        head = len(tokenizer.head(text, head_tokens)) if head_tokens else 0
+        tail = len(text) - len(tokenizer.tail(text, tail_tokens)) if tail_tokens else len(text)
+        ends = [(0, _head_end(text, head, self.borders)), (_tail_start(text, tail, self.borders), len(text))]
+        return _merged([span for span in (*ends, *self.spans) if span[0] < span[1]])
+
+
+def _affordable_mark(draft: Draft, goal: Goal, spans: Sequence[Span]) -> str:
+    """Return the longest mark that takes at most a quarter of the budget, "" if none does."""
+    count = goal.tokenizer.count
+    bare = count("".join(goal.protected))
+    for mark in _MARKS[:-1]:
+        marked = count(_rendered(draft, goal, spans, mark))
+        if marked <= goal.budget_tokens and marked - bare <= goal.budget_tokens * _MARK_SHARE:
+            return mark
+    return _MARKS[-1]
+
+
+def _rendered(draft: Draft, goal: Goal, spans: Sequence[Span], mark: str) -> str:
+    """Join the pieces of the text in `spans`, with a mark for each gap that tells how many tokens are missing."""
+    text = draft.text
+    kept = [text[start:end] for start, end in spans]
+    if not mark:
+        return "".join(kept)
+    cut_chars = len(text) - sum(map(len, kept))
+    cut_tokens = draft.tokens - sum(map(goal.tokenizer.count, kept))
+    out: list[str] = []
+    at = 0
+    for (start, end), piece in zip((*spans, (len(text), len(text))), (*kept, ""), strict=True):
+        if start > at:
+            # One gap: exact. Several: shared out by their length.
+            missing = max(1, round(cut_tokens * (start - at) / cut_chars))
+            out.append(_on_its_own_line(mark.format(missing), "".join(out[-1:]), piece))
+        out.append(piece)
+        at = end
+    return "".join(out)
+
+
+def _on_its_own_line(mark: str, before: str, after: str) -> str:
+    start = "\n" if before and not before.endswith("\n") else ""
+    return f"{start}{mark}\n" if after and not after.startswith("\n") else f"{start}{mark}"
+
+
+def _merged(spans: list[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _head_end(text: str, end: int, borders: Sequence[Border]) -> int:
+    """Return the last border shortly before `end`, else `end`."""
+    if 0 < end < len(text):
+        for border in borders:
+            start = max(1, end - max(border.chars, int(end * border.share)))
+            # One character more, for a pattern that looks at what follows.
+            found = [match.end() for match in border.pattern.finditer(text, start - 1, end + 1) if match.end() <= end]
+            if found:
+                return found[-1]
+    return _between_characters(text, end, -1)
+
+
+def _tail_start(text: str, start: int, borders: Sequence[Border]) -> int:
+    """Return the first border shortly after `start`, else `start`."""
+    length = len(text) - start
+    if 0 < length < len(text):
+        for border in borders:
+            end = min(len(text) - 1, start + max(border.chars, int(length * border.share)))
+            found = border.pattern.search(text, start - 1, end + 1)
+            if found and found.end() < len(text):
+                return found.end()
+    return _between_characters(text, start, 1)
+
+
+def _between_characters(text: str, at: int, step: int) -> int:
+    """Move away from the middle of an emoji sequence or an accented letter, a few places at most."""
+    moved = at
+    for _ in range(12):
+        if not 0 < moved < len(text) or not (_joins(text[moved]) or text[moved - 1] == "\u200d"):
+            return moved
+        moved += step
+    return at
+
+
+def _joins(char: str) -> bool:
+    return char == "\u200d" or "\U0001f3fb" <= char <= "\U0001f3ff" or unicodedata.category(char) in ("Mn", "Me")

@@ -1,0 +1,157 @@
+"""What the command line asks of an engine: operations by name, each a stream of JSON objects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from tracebank.engine import Engine, Session, new_trace_id
+from tracebank.errors import InputError
+from tracebank.records import Filters, Trace, check_id, check_list, parse_time, parse_trace, shown
+from tracebank.reporting import examine, report
+from tracebank.retrieval.request import parse_filters
+from tracebank.store import outbox, traces
+
+Events = AsyncIterator[dict[str, Any]]
+PROGRESS_S = 0.2
+SAMPLE = 10
+INDEXING_TIMEOUT_S = 24 * 3_600
+
+
+async def add(session: Session, trace: Mapping[str, Any]) -> Events:
+    """Store one trace."""
+    added = await session.engine.add(trace, session)
+    yield {"trace_id": added.trace_id, "status": added.status, "chunks": added.chunks, "tokens": added.tokens, "indexed": added.indexed}
+
+
+async def import_lines(session: Session, lines: Sequence[Sequence[Any]], namespace: str | None = None) -> Events:
+    """Store the traces of numbered JSON lines. Yields how many are in, and the (number, error) of those that are not."""
+    good: list[Trace] = []
+    errors: list[list[Any]] = []
+    for number, line in lines:
+        try:
+            good.append(_parse_line(line, session, namespace))
+        except InputError as error:
+            errors.append([number, str(error)])
+    added = await session.engine.add_many(good)
+    yield {"stored": len(added), "new": sum(a.status != "unchanged" for a in added), "errors": errors}
+
+
+def _parse_line(line: str, session: Session, namespace: str | None) -> Trace:
+    try:
+        raw = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError("line", f"is not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError("line", f"must be a JSON object, not {shown(raw)}")
+    if namespace is not None:
+        raw["namespace"] = namespace
+    return parse_trace(raw, limits=session.engine.limits, namespace=session.namespace, trace_id=new_trace_id())
+
+
+async def wait_indexed(session: Session) -> Events:
+    """Yield how many index entries are pending, until all that was stored can be found, by meaning too where there is a model."""
+    engine = session.engine
+
+    def pending(db: sqlite3.Connection) -> int:
+        return sum(outbox.waiting(db, sink) for sink in outbox.SINKS if sink not in engine.indexer.faults)
+
+    while not engine.warm.is_set():
+        yield {"pending": await engine.store.read(pending), "loading": True}
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(engine.warm.wait(), PROGRESS_S)
+    while (left := await engine.store.read(pending)) and not (engine.embedding.error and await _words_done(engine)):
+        yield {"pending": left, "loading": False}
+        await engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=PROGRESS_S)
+    yield {"pending": 0, "meaning": engine.embedding.error is None, "note": str(engine.embedding.error or "")}
+
+
+async def _words_done(engine: Engine) -> bool:
+    return not await engine.store.read(partial(outbox.waiting, sink="words"))
+
+
+async def export(session: Session, namespace: str | None = None) -> Events:
+    """Yield every trace, in pages, in the order they were stored."""
+    names = [] if namespace is None else [check_id("namespace", namespace, session.engine.limits)]
+    after = 0
+    while page := await session.engine.store.read(partial(traces.page, names=names, after=after)):
+        yield {"traces": [stored.trace.as_json() for stored in page]}
+        after = page[-1].row
+
+
+async def search(session: Session, arguments: Mapping[str, Any]) -> Events:
+    """Answer `retrieve`, for a person."""
+    found = await session.engine.retrieve(arguments, session)
+    results = [
+        {
+            name: getattr(r, name)
+            for name in ("trace_id", "score", "outcome", "task", "lessons", "excerpt", "tags", "namespace", "occurred_at")
+        }
+        for r in found.page.results
+    ]
+    yield {"results": results, "note": found.note, "meaning": found.dense, "next_cursor": found.next_cursor, "text": found.page.text}
+
+
+async def forget(session: Session, *, trace_ids: Sequence[str] = (), dry_run: bool = True, **criteria: Any) -> Events:
+    """Delete traces by id or by namespace, tags, outcome and before; with `dry_run` only say which."""
+    engine = session.engine
+    before = criteria.pop("before", None)
+    namespace = criteria.pop("namespace", None)
+    filters = parse_filters({**criteria, "until": None}, engine.limits)
+    if before is not None:
+        filters = Filters(outcomes=filters.outcomes, tags=filters.tags, until_ms=parse_time("before", before) - 1)
+    ids = [check_id(f"trace_ids[{i}]", trace_id, engine.limits) for i, trace_id in enumerate(check_list("trace_ids", trace_ids, 10_000))]
+    names = [] if namespace is None else [check_id("namespace", namespace, engine.limits)]
+    if not ids and not filters and not names:
+        raise InputError("trace_ids", "say what to forget: ids, or a namespace, tags, an outcome or a time")
+    if ids and filters:
+        raise InputError("trace_ids", "give ids or a filter, not both")
+
+    def matching(db: sqlite3.Connection) -> tuple[list[int], list[dict[str, str]]]:
+        rows = traces.rows_of(db, ids, names) if ids else traces.matching(db, filters, namespaces=names)
+        sample = traces.load(db, rows[:SAMPLE])
+        return rows, [{"trace_id": s.trace.trace_id, "namespace": s.trace.namespace, "task": s.trace.task[:160]} for s in sample.values()]
+
+    rows, sample = await engine.store.read(matching)
+    deleted = 0 if dry_run else await engine.forget(rows)
+    yield {"matched": len(rows), "deleted": deleted, "sample": sample}
+
+
+async def stats(session: Session, section: str = "all") -> Events:
+    """Tell the figures."""
+    yield await report(session.engine, section)
+
+
+async def doctor(session: Session, *, repair: bool = False) -> Events:
+    """Examine everything; with `repair` rebuild what is not well and try again what was set aside."""
+    engine = session.engine
+    async for event in wait_indexed(session):
+        yield event
+    findings = await examine(engine)
+    if repair and not all(well for _, well, _ in findings):
+        await engine.store.write(outbox.retry)
+        for sink in outbox.SINKS:
+            if any(what.startswith(f"index of {sink}") and not well for what, well, _ in findings):
+                await engine.indexer.rebuild("words" if sink == "words" else "vectors")
+        engine.indexer.notify()
+        async for event in wait_indexed(session):
+            yield event
+        findings = await examine(engine)
+    yield {"findings": [{"what": what, "well": well, "found": found} for what, well, found in findings]}
+
+
+OPERATIONS: dict[str, Callable[..., Events]] = {
+    "add": add,
+    "import": import_lines,
+    "wait_indexed": wait_indexed,
+    "export": export,
+    "search": search,
+    "forget": forget,
+    "stats": stats,
+    "doctor": doctor,
+}

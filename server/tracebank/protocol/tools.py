@@ -1,0 +1,127 @@
+"""What a tool is, for those who write one.
+
+A package offers a tool with an entry point of the group `tracebank.tools` that names a `ToolSpec`:
+
+    [project.entry-points."tracebank.tools"]
+    my_tool = "my_package:TOOL"
+
+The function's annotations make the schemas that the agent reads. Arguments arrive as the client sent them: the engine
+checks them, and whatever TracebankError it raises becomes the text that the agent reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel, WithJsonSchema
+
+from tracebank.engine import Session
+from tracebank.errors import TracebankError
+
+ENTRY_POINT_GROUP = "tracebank.tools"
+
+ToolContext = Context[Session, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool: an async function whose name, docstring and annotations the agent reads, and what kind of act it is."""
+
+    run: Callable[..., Awaitable[CallToolResult]]
+    title: str
+    read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+
+
+def argument(description: str = "", **schema: Any) -> WithJsonSchema:
+    """Describe a tool's parameter by its JSON schema; it stands in the `Annotated` of the parameter."""
+    return WithJsonSchema({**schema, **({"description": description} if description else {})})
+
+
+def session_of(context: ToolContext) -> Session:
+    """Return the calling client's session, with its engine."""
+    return context.request_context.lifespan_context
+
+
+def reply(result: BaseModel, text: str) -> CallToolResult:
+    """Return a result: for programs as structured content, for the model as text. Fields that are None are left out."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)], structured_content=result.model_dump(mode="json", exclude_none=True)
+    )
+
+
+class EngineTool(Tool):
+    """A tool whose wrong arguments are told as Tracebank tells them."""
+
+    async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> Any:
+        """Call the function with the client's arguments. Raises: ToolError with the text for the agent."""
+        known: Mapping[str, Any] = self.parameters["properties"]
+        for name in arguments:
+            if name not in known:
+                raise ToolError(f"{name[:80]}: is not an argument of {self.name}; its arguments are {', '.join(known)}")
+        for name in self.parameters.get("required", ()):
+            if arguments.get(name) is None:
+                raise ToolError(f"{name}: is required. {known[name].get('description', '')}".rstrip())
+        decoded = {name: _decoded(value, known[name]) for name, value in arguments.items()}
+        try:
+            result = await self.fn(**decoded, **{self.context_kwarg or "ctx": context})
+        except TracebankError as error:
+            raise ToolError(str(error)) from error
+        return self.fn_metadata.convert_result(result) if convert_result else result
+
+
+def build(spec: ToolSpec) -> EngineTool:
+    """Return the MCP tool of a spec, its schemas without what only costs tokens."""
+    annotations = ToolAnnotations(
+        read_only_hint=spec.read_only, destructive_hint=spec.destructive, idempotent_hint=spec.idempotent, open_world_hint=False
+    )
+    tool = EngineTool.from_function(spec.run, title=spec.title, description=_description(spec.run), annotations=annotations)
+    assert isinstance(tool, EngineTool)
+    tool.parameters = _compact(tool.parameters)
+    if tool.fn_metadata.output_schema is not None:
+        tool.fn_metadata.output_schema = _compact(tool.fn_metadata.output_schema)
+    return tool
+
+
+def _description(function: Callable[..., Any]) -> str:
+    return " ".join((function.__doc__ or "").split())
+
+
+def _compact(schema: Any, *, in_properties: bool = False) -> Any:
+    """Return the schema without titles and null defaults, and with `X or null` written as X."""
+    if isinstance(schema, list):
+        return [_compact(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {
+        key: _compact(value, in_properties=key in ("properties", "$defs") and not in_properties)
+        for key, value in schema.items()
+        if in_properties or not (key == "title" or (key == "default" and value is None))
+    }
+    options = kept.get("anyOf")
+    if not in_properties and isinstance(options, list) and {"type": "null"} in options:
+        others = [option for option in options if option != {"type": "null"}]
+        if len(others) == 1:
+            del kept["anyOf"]
+            kept |= others[0]
+    return kept
+
+
+def _decoded(value: object, schema: Mapping[str, Any]) -> object:
+    """Return the value; one sent as a JSON string where no string is meant (some clients do) is decoded."""
+    types = schema.get("type", [option.get("type") for option in schema.get("anyOf", ())])
+    types = [types] if isinstance(types, str) else types
+    if not isinstance(value, str) or not types or "string" in types:
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value

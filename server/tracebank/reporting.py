@@ -1,0 +1,157 @@
+"""What `stats` and `doctor` tell of an engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+
+from tracebank import __version__
+from tracebank.errors import IndexFaultError, InputError
+from tracebank.records import shown
+from tracebank.store import outbox
+
+if TYPE_CHECKING:
+    from tracebank.engine import Engine
+
+
+SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "plugins", "advice")
+LOW_DISK_BYTES = 256 * 1_048_576
+
+
+async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
+    """Return the figures of one section, or of all. Raises: InputError."""
+    if section != "all" and section not in SECTIONS:
+        raise InputError("section", f"must be all or one of {', '.join(SECTIONS)}, not {shown(section)}")
+    figures: dict[str, Any] = {
+        "engine": _engine(engine),
+        "store": await engine.store.read(engine.store.figures),
+        "index": await _index(engine),
+        "embedding": _embedding(engine),
+        "caches": {
+            "results": engine.results.report(),
+            "rankings": engine.rankings.report(),
+            "query_vectors": engine.embedding.cache.report(),
+        },
+        "latencies": engine.metrics.latencies(),
+        "tokens": {"tokenizer": (await engine.tokenizer()).name, "problem": engine.tokenizers.problem},
+        "compression": _compression(engine),
+        "plugins": dict(engine.plugins),
+    }
+    figures["advice"] = _advice(figures, engine)
+    return figures if section == "all" else {section: figures[section]}
+
+
+def _engine(engine: Engine) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "data_dir": str(engine.settings.data_dir),
+        "uptime_s": round(time.time() - engine.started_at, 1),
+        "memory_bytes": memory_bytes(),
+        "startup_ms": dict(engine.startup.parts_ms),
+        "problems": dict(engine.problems),
+    }
+
+
+async def _index(engine: Engine) -> dict[str, Any]:
+    def read(db: sqlite3.Connection) -> dict[str, Any]:
+        return {
+            "pending": {sink: outbox.waiting(db, sink) for sink in outbox.SINKS},
+            "set_aside": [{"index": sink, "trace_id": trace_id, "error": error} for sink, trace_id, error in outbox.errors(db)],
+        }
+
+    figures = await engine.store.read(read)
+    return {
+        **figures,
+        "meaning": engine.retriever.deep,
+        "rebuilds": dict(engine.indexer.rebuilds),
+        "out_of_use": dict(engine.indexer.faults),
+    }
+
+
+def _embedding(engine: Engine) -> dict[str, Any]:
+    counters = engine.metrics.counters()
+    return {
+        "model": engine.embedding.name,
+        "state": "ready" if engine.embedding.ready else "failed" if engine.embedding.error else "loading",
+        "error": str(engine.embedding.error) if engine.embedding.error else None,
+        "dim": engine.embedding.dim,
+        "embedded_texts": counters.get("embedded_texts", 0),
+        "vectors_from_cache": counters.get("chunk_vectors_cached", 0),
+    }
+
+
+def _compression(engine: Engine) -> dict[str, Any]:
+    counters = engine.metrics.counters()
+    before, after = counters.get("compressed_tokens_in", 0), counters.get("compressed_tokens_out", 0)
+    return {"tokens_in": before, "tokens_out": after, "saved": round(1 - after / before, 4) if before else 0.0}
+
+
+def _advice(figures: dict[str, Any], engine: Engine) -> list[str]:
+    advice = []
+    if figures["tokens"]["tokenizer"] == "estimate":
+        advice.append(
+            "Tokens are estimated, on the safe side: set TIKTOKEN_CACHE_DIR to a directory with tiktoken's tables to count exactly."
+        )
+    if figures["embedding"]["error"]:
+        advice.append("Search is by words alone: set embedding.model to a sentence-transformers model that can be loaded.")
+    if figures["index"]["set_aside"] or figures["index"]["out_of_use"]:
+        advice.append("Some traces could not be indexed: run `tracebank doctor --repair`.")
+    if figures["plugins"].get("broken"):
+        advice.append("A tool plug-in is broken: see the section plugins, and upgrade or uninstall its package.")
+    if shutil.disk_usage(engine.settings.data_dir).free < LOW_DISK_BYTES:
+        advice.append(f"The disk of {engine.settings.data_dir} is nearly full: free some space.")
+    if not figures["store"]["traces"]:
+        advice.append("No traces yet: call add_trace after a task, or import some with `tracebank import FILE`.")
+    return advice
+
+
+def memory_bytes() -> int:
+    """Return the resident memory of this process (its peak where the system does not tell the present)."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        if sys.platform == "win32":
+            return 0
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
+    """Return (what, whether it is well, what was found) for `doctor`. Waits for the model and the indexes first."""
+
+    def integrity(db: sqlite3.Connection) -> str:
+        return str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
+
+    found = [("store", (result := await engine.store.read(integrity)) == "ok", result)]
+    found.append(("model", engine.embedding.ready, engine.embedding.name if engine.embedding.ready else str(engine.embedding.error)))
+    figures = await _index(engine)
+    set_aside = figures["set_aside"]
+    found.append(
+        ("set aside", not set_aside, f"{len(set_aside)} traces" + "".join(f"; {s['trace_id']}: {s['error']}" for s in set_aside[:3]))
+    )
+    for name, space in sorted(engine.spaces.items()):
+        expected = await engine.store.read(partial(_chunks, space=space))
+        for sink, index in (("words", engine.words), ("vectors", engine.vectors)):
+            try:
+                count = await to_thread.run_sync(index.count, space) if index is not None else 0
+                found.append((f"index of {sink}, {name}", count == expected, f"{count} of {expected} chunks"))
+            except IndexFaultError as error:
+                found.append((f"index of {sink}, {name}", False, str(error)))
+    usage = shutil.disk_usage(engine.settings.data_dir)
+    found.append(("disk", usage.free >= LOW_DISK_BYTES, f"{usage.free / 2**30:.1f} GiB free"))
+    return found
+
+
+def _chunks(db: sqlite3.Connection, space: int) -> int:
+    return int(db.execute("SELECT count(*) FROM chunks c JOIN traces t ON t.id = c.trace WHERE t.namespace_id = ?", (space,)).fetchone()[0])

@@ -1,0 +1,7 @@
+"""From a question to the few lines that help: search, fusion, passages, budget, text."""
+
+from tracebank.retrieval.fusion import Ranked
+from tracebank.retrieval.presentation import Page, Result, present
+from tracebank.retrieval.search import Retriever, Searched
+
+__all__ = ["Page", "Ranked", "Result", "Retriever", "Searched", "present"]

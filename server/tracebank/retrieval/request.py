@@ -1,0 +1,112 @@
+"""Checking a request to `retrieve`, and the cursor that leads from one page to the next."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from tracebank.errors import InputError
+from tracebank.records import (
+    Detail,
+    Filters,
+    Limits,
+    Outcome,
+    Query,
+    check_id,
+    check_int,
+    check_list,
+    check_outcome,
+    check_tags,
+    check_text,
+    given,
+    parse_time,
+    shown,
+)
+from tracebank.settings import RetrievalSettings
+
+FIELDS = ("query", "k", "namespace", "outcome", "tags", "since", "until", "max_tokens", "detail", "cursor")
+MAX_K, MIN_TOKENS, MAX_TOKENS = 50, 50, 100_000
+
+
+def parse_query(raw: Mapping[str, Any], *, limits: Limits, defaults: RetrievalSettings, namespace: str) -> Query:
+    """Return the checked request; `namespace` serves where it has none. Raises: InputError."""
+    if unknown := sorted(set(raw) - set(FIELDS)):
+        raise InputError(shown(unknown[0]), f"is not an argument; the arguments are {', '.join(FIELDS)}")
+    detail = given(raw, "detail", "concise")
+    if detail not in ("concise", "full"):
+        raise InputError("detail", f"must be concise or full, not {shown(detail)}")
+    return Query(
+        texts=_texts(raw.get("query"), limits),
+        k=check_int("k", given(raw, "k", defaults.k), 1, MAX_K),
+        namespaces=_namespaces(given(raw, "namespace", namespace), limits),
+        filters=parse_filters(raw, limits),
+        max_tokens=check_int("max_tokens", given(raw, "max_tokens", defaults.max_tokens), MIN_TOKENS, MAX_TOKENS),
+        detail=cast(Detail, detail),
+        cursor=None if raw.get("cursor") is None else check_text("cursor", raw["cursor"], min_chars=1, max_chars=200),
+    )
+
+
+def parse_filters(raw: Mapping[str, Any], limits: Limits) -> Filters:
+    """Return the filters on outcome (one or a list), tags, since and until. Raises: InputError."""
+    outcome = given(raw, "outcome", ())
+    outcomes = [outcome] if isinstance(outcome, str) else check_list("outcome", outcome, len(Outcome))
+    filters = Filters(
+        outcomes=tuple(dict.fromkeys(check_outcome("outcome", item) for item in outcomes)),
+        tags=check_tags("tags", given(raw, "tags", ()), limits),
+        since_ms=None if raw.get("since") is None else parse_time("since", raw["since"]),
+        until_ms=None if raw.get("until") is None else parse_time("until", raw["until"]),
+    )
+    if filters.since_ms is not None and filters.until_ms is not None and filters.since_ms > filters.until_ms:
+        raise InputError("since", f"must not be after until: {shown(raw['since'])} is after {shown(raw['until'])}")
+    return filters
+
+
+def _texts(query: object, limits: Limits) -> tuple[str, ...]:
+    if query is None:
+        raise InputError("query", "is required: describe the task at hand in a sentence")
+    texts = [query] if isinstance(query, str) else check_list("query", query, limits.queries)
+    if not texts:
+        raise InputError("query", "must not be an empty list")
+    names = ["query"] if isinstance(query, str) else [f"query[{i}]" for i in range(len(texts))]
+    checked = (check_text(name, text, min_chars=1, max_chars=limits.query_chars) for name, text in zip(names, texts, strict=True))
+    return tuple(dict.fromkeys(checked))
+
+
+def _namespaces(value: object, limits: Limits) -> tuple[str, ...]:
+    if value == "*":
+        return ()
+    names = [value] if isinstance(value, str) else check_list("namespace", value, limits.tags)
+    if not names:
+        raise InputError("namespace", "must not be an empty list: leave it out, or give '*' for all")
+    if "*" in names:
+        return ()
+    return tuple(dict.fromkeys(check_id("namespace", name, limits) for name in names))
+
+
+def _fingerprint(query: Query) -> str:
+    what = repr((query.texts, query.namespaces, query.filters))
+    return hashlib.blake2b(what.encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
+
+
+def cursor_at(query: Query, offset: int) -> str:
+    """Return the cursor of the page of this query that begins at `offset`."""
+    return base64.urlsafe_b64encode(json.dumps([offset, _fingerprint(query)]).encode()).decode()
+
+
+def offset_of(query: Query) -> int:
+    """Return where the page asked for begins. Raises: InputError for a cursor of another query, or of nobody."""
+    if query.cursor is None:
+        return 0
+    try:
+        offset, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
+        valid = isinstance(offset, int) and offset > 0
+    except (ValueError, TypeError):
+        valid, fingerprint = False, ""
+    if not valid:
+        raise InputError("cursor", f"is not one that retrieve returned: {shown(query.cursor)}; leave it out to start again")
+    if fingerprint != _fingerprint(query):
+        raise InputError("cursor", "belongs to another query: send it with the same query, namespace, outcome, tags, since and until")
+    return int(offset)

@@ -1,0 +1,95 @@
+"""The outbox: what each index (a sink) still has to do, written in the same transaction as the trace."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Sink = Literal["words", "vectors"]
+SINKS: tuple[Sink, ...] = ("words", "vectors")
+INTERACTIVE, BULK = 0, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One trace that a sink has to index, or to delete where it is gone from the store."""
+
+    seq: int
+    row: int
+    namespace_id: int
+    stale_chunks: int
+
+
+def put(db: sqlite3.Connection, row: int, namespace_id: int, *, stale_chunks: int, priority: int) -> int:
+    """Queue a trace for every sink and return the last sequence number given."""
+    return max(_put(db, sink, row, namespace_id, stale_chunks, priority) for sink in SINKS)
+
+
+def _put(db: sqlite3.Connection, sink: str, row: int, namespace_id: int, stale_chunks: int, priority: int) -> int:
+    # An entry that is still waiting is replaced by a newer one (so a sink that has just read the old one
+    # does not clear the new), but what the index may hold from before is not forgotten.
+    waiting = db.execute("DELETE FROM outbox WHERE sink = ? AND trace = ? RETURNING stale_chunks", (sink, row)).fetchone()
+    stale = max(stale_chunks, waiting[0] if waiting else 0)
+    cursor = db.execute(
+        "INSERT INTO outbox (sink, trace, namespace_id, priority, stale_chunks) VALUES (?, ?, ?, ?, ?)",
+        (sink, row, namespace_id, priority, stale),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def due(db: sqlite3.Connection, sink: str, *, limit: int) -> list[Entry]:
+    """Return the next entries of a sink: what somebody waits for before bulk, older before newer."""
+    found = db.execute(
+        "SELECT seq, trace, namespace_id, stale_chunks FROM outbox WHERE sink = ? AND error IS NULL ORDER BY priority, seq LIMIT ?",
+        (sink, limit),
+    )
+    return [Entry(seq=s, row=t, namespace_id=n, stale_chunks=c) for s, t, n, c in found]
+
+
+def clear(db: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    """Remove entries that are done. One that was replaced meanwhile has another number and stays."""
+    db.execute("DELETE FROM outbox WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps(list(seqs)),))
+
+
+def set_aside(db: sqlite3.Connection, seq: int, error: str) -> None:
+    """Keep an entry that cannot be done, with its error, out of everybody's way."""
+    db.execute("UPDATE outbox SET error = ? WHERE seq = ?", (error, seq))
+
+
+def retry(db: sqlite3.Connection) -> int:
+    """Make everything that was set aside due again. Returns how many entries."""
+    return db.execute("UPDATE outbox SET error = NULL WHERE error IS NOT NULL").rowcount
+
+
+def waiting(db: sqlite3.Connection, sink: str, *, up_to: int | None = None) -> int:
+    """Return how many entries are due; with `up_to`, only those somebody waits for, up to that number."""
+    where, arguments = ("", (sink,)) if up_to is None else (f" AND priority = {INTERACTIVE} AND seq <= ?", (sink, up_to))
+    return int(db.execute(f"SELECT count(*) FROM outbox WHERE sink = ? AND error IS NULL{where}", arguments).fetchone()[0])
+
+
+def is_waiting(db: sqlite3.Connection, row: int) -> bool:
+    """Return whether any sink still has to index this trace, or could not."""
+    return db.execute("SELECT 1 FROM outbox WHERE trace = ? LIMIT 1", (row,)).fetchone() is not None
+
+
+def errors(db: sqlite3.Connection, *, limit: int = 20) -> list[tuple[str, str, str]]:
+    """Return (sink, trace_id, error) of what was set aside."""
+    return list(
+        db.execute(
+            "SELECT o.sink, coalesce(t.trace_id, ''), o.error FROM outbox o LEFT JOIN traces t ON t.id = o.trace "
+            "WHERE o.error IS NOT NULL ORDER BY o.seq LIMIT ?",
+            (limit,),
+        )
+    )
+
+
+def fill(db: sqlite3.Connection, sink: str) -> int:
+    """Queue every trace of the store for one sink, whose index is empty. Returns how many."""
+    db.execute("DELETE FROM outbox WHERE sink = ?", (sink,))
+    return db.execute(
+        "INSERT INTO outbox (sink, trace, namespace_id, priority, stale_chunks) SELECT ?, id, namespace_id, ?, 0 FROM traces ORDER BY id",
+        (sink, BULK),
+    ).rowcount

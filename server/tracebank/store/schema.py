@@ -1,0 +1,162 @@
+"""The tables, their version, and how a file is opened without ever harming one that is not ours.
+
+`application_id` marks the file as Tracebank's; `user_version` counts the migrations it has had.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreFullError, StoreVersionError
+
+APPLICATION_ID = 0x54524B42  # "TRKB"
+_SQLITE_HEADER = b"SQLite format 3\x00"
+_BUSY_TIMEOUT_S = 10.0
+
+# Migration n brings a file of user_version n to n + 1. Never edit one that was released: add the next.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE namespaces (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+    -- AUTOINCREMENT: the indexes know a trace by its row, so a row's number is never given out twice.
+    CREATE TABLE traces (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace_id INTEGER NOT NULL REFERENCES namespaces (id),
+        trace_id TEXT NOT NULL,
+        task TEXT NOT NULL,
+        content TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        parent_id TEXT,
+        occurred_at_ms INTEGER NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        updated_at_ms INTEGER NOT NULL,
+        metadata TEXT NOT NULL,
+        content_hash BLOB NOT NULL,
+        UNIQUE (namespace_id, trace_id)
+    );
+    CREATE INDEX traces_by_time ON traces (namespace_id, occurred_at_ms);
+    CREATE INDEX traces_by_outcome ON traces (namespace_id, outcome);
+    CREATE TABLE lessons (
+        trace INTEGER NOT NULL REFERENCES traces (id) ON DELETE CASCADE,
+        ordinal INTEGER NOT NULL,
+        title TEXT NOT NULL, description TEXT NOT NULL, content TEXT NOT NULL,
+        PRIMARY KEY (trace, ordinal)
+    ) WITHOUT ROWID;
+    CREATE TABLE tags (
+        trace INTEGER NOT NULL REFERENCES traces (id) ON DELETE CASCADE,
+        ordinal INTEGER NOT NULL,
+        tag TEXT NOT NULL,
+        PRIMARY KEY (trace, ordinal)
+    ) WITHOUT ROWID;
+    CREATE INDEX tags_by_tag ON tags (tag, trace);
+    CREATE TABLE chunks (
+        trace INTEGER NOT NULL REFERENCES traces (id) ON DELETE CASCADE,
+        ordinal INTEGER NOT NULL,
+        part TEXT NOT NULL, item INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
+        text_hash BLOB NOT NULL,
+        PRIMARY KEY (trace, ordinal)
+    ) WITHOUT ROWID;
+    CREATE INDEX chunks_by_hash ON chunks (text_hash);
+    CREATE TABLE models (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+    -- The embedding cache: float16 vectors by model and text.
+    CREATE TABLE embeddings (
+        model INTEGER NOT NULL REFERENCES models (id),
+        text_hash BLOB NOT NULL,
+        vector BLOB NOT NULL,
+        PRIMARY KEY (model, text_hash)
+    ) WITHOUT ROWID;
+    -- What an index has yet to do. A trace that is gone from `traces` is to be deleted there;
+    -- stale_chunks is how many of its chunks the index may hold from before.
+    CREATE TABLE outbox (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        sink TEXT NOT NULL,
+        trace INTEGER NOT NULL,
+        namespace_id INTEGER NOT NULL,
+        priority INTEGER NOT NULL,
+        stale_chunks INTEGER NOT NULL,
+        error TEXT,
+        UNIQUE (sink, trace)
+    );
+    CREATE INDEX outbox_due ON outbox (sink, priority, seq) WHERE error IS NULL;
+    CREATE INDEX outbox_set_aside ON outbox (sink) WHERE error IS NOT NULL;
+    """,
+)
+
+
+def translate(error: sqlite3.Error, path: Path) -> StoreError:
+    """Return the store's own error for one of SQLite's."""
+    text = str(error)
+    if "disk is full" in text or "disk I/O" in text:
+        return StoreFullError(f"no space left for {path}: nothing of this call was stored; free some space and try again ({text})")
+    if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+        return StoreCorruptError(f"{path} is damaged ({text}); it is left as it is: restore a copy, or move it away to start empty")
+    return StoreError(f"{path}: {text}")
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a connection with the store's pragmas. It may be used from any one thread at a time."""
+    db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute(f"PRAGMA query_only = {int(read_only)}")
+    # FULL: an acknowledged trace outlives a power cut, not only a kill.
+    db.execute("PRAGMA synchronous = FULL")
+    # What is forgotten is overwritten, not merely unlinked.
+    db.execute("PRAGMA secure_delete = ON")
+    return db
+
+
+def open_store(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:
+    """Open or create the store at `path`, bring it up to date, and return the writer's connection.
+
+    Raises: StoreCorruptError, StoreVersionError (the file is left untouched), StoreFullError, DataDirError.
+    """
+    try:
+        fresh = _check_header(path)
+        db = connect(path)
+    except OSError as error:
+        raise DataDirError(f"{path} cannot be read: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise DataDirError(f"{path} cannot be opened: {error}; choose another directory with TRACEBANK_DATA_DIR") from error
+    try:
+        if not fresh:
+            _check_ours(db, path, len(migrations))
+        db.execute("PRAGMA journal_mode = WAL")
+        _migrate(db, migrations)
+    except sqlite3.Error as error:
+        db.close()
+        raise translate(error, path) from error
+    except StoreError:
+        db.close()
+        raise
+    return db
+
+
+def _check_header(path: Path) -> bool:
+    """Return whether there is nothing at `path` yet. Raises: StoreCorruptError, OSError."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE_HEADER)) != _SQLITE_HEADER:
+            raise StoreCorruptError(f"{path} is not a SQLite file; it is left as it is: move it away to start with an empty store")
+    return False
+
+
+def _check_ours(db: sqlite3.Connection, path: Path, known: int) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and tables:
+        raise StoreCorruptError(f"{path} is a SQLite file of another program; it is left as it is: choose another data directory")
+    if version > known:
+        raise StoreVersionError(
+            f"{path} has schema version {version}, and this Tracebank knows {known}: it was written by a newer Tracebank; "
+            "upgrade with `pip install --upgrade tracebank`, or choose another data directory"
+        )
+
+
+def _migrate(db: sqlite3.Connection, migrations: Sequence[str]) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        # One transaction a step: a kill in the middle leaves the step before.
+        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;")

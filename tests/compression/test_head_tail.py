@@ -1,0 +1,89 @@
+"""Cutting the middle."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tracebank.compression import compress
+from tracebank.tokens import Tokenizer
+
+
+def _cut(text: str, tokenizer: Tokenizer, budget_tokens: int, head_ratio: float = 0.6, keep: tuple[str, ...] = ()) -> str:
+    compressed = compress(text, budget_tokens=budget_tokens, tokenizer=tokenizer, strategy="head_tail", head_ratio=head_ratio, keep=keep)
+    assert tokenizer.count(compressed.text) <= budget_tokens
+    return compressed.text
+
+
+def _numbered(lines: int) -> str:
+    return "".join(f"line {number} of the text\n" for number in range(lines))
+
+
+def test_head_and_tail_stay_and_a_mark_tells_what_is_missing(tokenizer: Tokenizer) -> None:
+    """The mark's number is the original's tokens less those that are left."""
+    text = _numbered(400)
+    head, number, tail = re.split(r"\[… ([\d,]+) tokens cut …\]", _cut(text, tokenizer, 500))
+    assert text.startswith(head.rstrip("\n"))
+    assert text.endswith(tail.lstrip("\n"))
+    left = tokenizer.count(head) + tokenizer.count(tail)
+    assert abs(int(number.replace(",", "")) - (tokenizer.count(text) - left)) <= 2
+
+
+def test_most_of_the_budget_is_used(tokenizer: Tokenizer) -> None:
+    """A promise kept by returning little would be worth little."""
+    text = _numbered(400)
+    for budget in (100, 500, 2000):
+        assert tokenizer.count(_cut(text, tokenizer, budget)) >= 0.9 * budget
+
+
+@pytest.mark.parametrize(("ratio", "low", "high"), [(0.0, 0.0, 0.0), (0.25, 0.2, 0.3), (0.75, 0.7, 0.8), (1.0, 1.0, 1.0)])
+def test_the_ratio_decides_how_much_goes_to_the_head(tokenizer: Tokenizer, ratio: float, low: float, high: float) -> None:
+    """0 keeps only the tail, 1 only the head."""
+    head, tail = re.split(r"\[….*…\]", _cut(_numbered(400), tokenizer, 1000, ratio))
+    share = tokenizer.count(head) / (tokenizer.count(head) + tokenizer.count(tail))
+    assert low <= share <= high
+
+
+def test_lines_stay_whole_where_a_border_is_near(tokenizer: Tokenizer) -> None:
+    """With short lines no line is torn."""
+    text = _numbered(400)
+    lines = set(text.splitlines())
+    assert all(line in lines or line.startswith("[… ") for line in _cut(text, tokenizer, 1000).splitlines())
+
+
+def test_words_stay_whole_where_there_are_no_lines(tokenizer: Tokenizer) -> None:
+    """In one long line the cut is between words."""
+    text = " ".join(f"word{number}" for number in range(1000))
+    words = set(text.split())
+    assert set(re.sub(r"\[….*…\]", " ", _cut(text, tokenizer, 300)).split()) <= words
+
+
+def test_an_emoji_sequence_is_not_torn(tokenizer: Tokenizer) -> None:
+    """A family of three is cut before or after, never inside."""
+    left = re.sub(r"\n?\[….*…\]\n?|\n?…\n?", "", _cut("👩‍👩‍👧" * 100, tokenizer, 200))
+    assert left
+    assert left == "👩‍👩‍👧" * left.count("👧")
+
+
+def test_a_budget_too_small_for_the_mark_has_none(tokenizer: Tokenizer) -> None:
+    """The tokens go to the text."""
+    assert "[…" not in _cut("word " * 100, tokenizer, 8)
+    assert len(_cut("word " * 100, tokenizer, 1)) >= 1
+
+
+def test_kept_pieces_stand_between_head_and_tail_in_their_order(tokenizer: Tokenizer) -> None:
+    """Each gap has its own mark."""
+    text = _numbered(400)
+    cut = _cut(text, tokenizer, 600, keep=("line 200 of", "line 100 of"))
+    assert cut.index("line 0 of") < cut.index("line 100 of") < cut.index("line 200 of") < cut.index("line 399 of")
+    assert cut.count("tokens cut") == 3
+
+
+def test_code_is_cut_between_its_blocks(tokenizer: Tokenizer) -> None:
+    """Head and tail are whole functions, each of which still parses."""
+    text = "".join(f"def f{number}(a):\n    b = a + {number}\n    return b\n" for number in range(100))
+    cut = compress(text, budget_tokens=700, tokenizer=tokenizer, strategy="code").text
+    for part in re.split(r"\[….*…\]", cut):
+        compile(part, "part", "exec")
+        assert "def f" in part

@@ -1,0 +1,78 @@
+"""compress_prompt: a long text, cut to a token budget."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from mcp.types import CallToolResult
+from pydantic import BaseModel
+
+from tracebank.errors import InputError
+from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
+from tracebank.records import check_fraction, check_int, check_list, check_text, given, shown
+
+STRATEGIES = ("auto", "head_tail", "code")
+MAX_BUDGET = 10_000_000
+
+
+class Step(BaseModel):
+    """What one step saved."""
+
+    name: str
+    before: int
+    after: int
+
+
+class CompressPromptResult(BaseModel):
+    """The shorter text."""
+
+    text: str
+    original_tokens: int
+    tokens: int
+    tokenizer: str
+    steps: list[Step]
+
+
+async def compress_prompt(
+    ctx: ToolContext,
+    text: Annotated[Any, argument("Up to 4 MiB", type="string")],
+    max_tokens: Annotated[Any, argument("Budget; or give ratio", type="integer", minimum=1)] = None,
+    ratio: Annotated[Any, argument("Fraction of the tokens kept", type="number", exclusiveMinimum=0, maximum=1, default=0.7)] = None,
+    query: Annotated[Any, argument("What the text is needed for", type="string")] = None,
+    strategy: Annotated[Any, argument(enum=list(STRATEGIES))] = None,
+    head_ratio: Annotated[Any, argument("Share of the budget for the beginning", type="number", minimum=0, maximum=1, default=0.6)] = None,
+    keep: Annotated[Any, argument("Substrings that must survive", type="array", items={"type": "string"})] = None,
+) -> Annotated[CallToolResult, CompressPromptResult]:
+    """Shorten a long prompt, log or document to a token budget: first what costs no meaning, then its middle."""
+    engine = session_of(ctx).engine
+    limits, defaults = engine.limits, engine.settings.compression
+    text = check_text("text", text, max_chars=limits.prompt_bytes)
+    if max_tokens is not None and ratio is not None:
+        raise InputError("max_tokens", "give max_tokens or ratio, not both")
+    if given({"strategy": strategy}, "strategy", "auto") not in STRATEGIES:
+        raise InputError("strategy", f"must be one of {', '.join(STRATEGIES)}, not {shown(strategy)}")
+    if query is not None:
+        check_text("query", query, max_chars=limits.query_chars)
+    compressed = await engine.compress(
+        text,
+        budget_tokens=None if max_tokens is None else check_int("max_tokens", max_tokens, 1, MAX_BUDGET),
+        ratio=None if ratio is None else check_fraction("ratio", ratio, low_open=True),
+        strategy=strategy or "auto",
+        head_ratio=defaults.head_ratio if head_ratio is None else check_fraction("head_ratio", head_ratio),
+        keep=[
+            check_text(f"keep[{i}]", k, min_chars=1, max_chars=limits.prompt_bytes)
+            for i, k in enumerate(check_list("keep", keep or (), 100))
+        ],
+    )
+    steps = [Step(name=step.name, before=step.tokens_before, after=step.tokens_after) for step in compressed.steps]
+    result = CompressPromptResult(
+        text=compressed.text,
+        original_tokens=compressed.original_tokens,
+        tokens=compressed.tokens,
+        tokenizer=compressed.tokenizer,
+        steps=steps,
+    )
+    return reply(result, compressed.text)
+
+
+TOOL = ToolSpec(run=compress_prompt, title="Shorten a prompt", read_only=True, idempotent=True)
