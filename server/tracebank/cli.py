@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -23,14 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tracebank import __version__
-from tracebank.daemon import configure_logging
-from tracebank.engine import Engine
+from tracebank import __version__, link
 from tracebank.errors import EngineError, TracebankError
+from tracebank.front import default_data_dir
 from tracebank.locking import holder_of
-from tracebank.operations import OPERATIONS, Events
-from tracebank.protocol.plugins import load_plugins
-from tracebank.settings import DATA_DIR_VARIABLE, Settings, load_settings
 
 app = typer.Typer(
     help="A long-term reasoning memory for AI agents. Started by a client, with its standard input connected, it serves MCP over stdio.",
@@ -40,8 +35,8 @@ app = typer.Typer(
 )
 out, err = Console(soft_wrap=True), Console(stderr=True)
 BATCH_LINES = 100
-STOP_TIMEOUT_S = 20.0
 
+Events = AsyncIterator[dict[str, Any]]
 Call = Callable[..., Events]
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; default: the setting.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -55,7 +50,7 @@ def main(
 ) -> None:
     """Set what all commands share."""
     if data_dir is not None:
-        os.environ[DATA_DIR_VARIABLE] = str(data_dir)
+        os.environ["TRACEBANK_DATA_DIR"] = str(data_dir.absolute())
 
 
 def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
@@ -84,14 +79,26 @@ def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callabl
 
 @asynccontextmanager
 async def engine() -> AsyncIterator[Call]:
-    """Open the engine of the data directory and give the function that calls its operations by name."""
-    settings = load_settings()
-    configure_logging(settings.log_level)
-    plugins = load_plugins()
-    async with Engine.open(settings) as opened:
-        opened.plugins = plugins.report()
-        session = opened.session()
-        yield lambda name, **arguments: OPERATIONS[name](session, **arguments)
+    """Connect to the engine of the data directory, starting it if need be, and give the function that calls its operations."""
+    connection = await asyncio.to_thread(link.connect_or_start, default_data_dir(), "operations")
+    for note in connection.about.get("notes", ()):
+        print(f"tracebank: {note}", file=sys.stderr)
+
+    async def call(operation: str, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
+        connection.send(json.dumps({"operation": operation, "arguments": arguments}).encode() + b"\n")
+        while line := await asyncio.to_thread(connection.receive):
+            message = json.loads(line)
+            if "error" in message:
+                raise EngineError(message["error"])
+            if message.get("end"):
+                return
+            yield message["event"]
+        raise EngineError("the engine has ended before it answered: run the command again; what it had acknowledged is safe")
+
+    try:
+        yield call
+    finally:
+        connection.close()
 
 
 async def last(events: Events) -> dict[str, Any]:
@@ -300,46 +307,34 @@ async def doctor(
 @command
 async def status(as_json: JsonOption = False) -> None:
     """Tell whether an engine is running. Starts nothing."""
-    settings = load_settings()
-    state = _status(settings)
+    state = _status(default_data_dir())
     if as_json:
         show_json(state)
     elif state["running"]:
-        out.print(
-            f"running: process {state['pid']}, version {state['version']}, {state['traces']} traces in {state['data_dir']}", highlight=False
-        )
+        about = f"process {state['pid']}, version {state['version']}, {state['sessions']} clients, {state['traces']} traces"
+        out.print(f"running: {about} in {state['data_dir']}", highlight=False)
     else:
         out.print(f"not running ({state['data_dir']})", highlight=False)
 
 
-def _status(settings: Settings) -> dict[str, Any]:
-    from tracebank.engine import STORE_NAME
-    from tracebank.store.schema import connect
-
-    holder = holder_of(settings.data_dir)
-    if not holder:
-        return {"running": False, "data_dir": str(settings.data_dir), "version": __version__}
-    db = connect(settings.data_dir / STORE_NAME, read_only=True)
-    (count,) = db.execute("SELECT count(*) FROM traces").fetchone()
-    db.close()
-    return {"running": True, **holder, "sessions": 1, "uptime_s": round(time.time() - holder["started_at"], 1), "traces": count}
+def _status(data_dir: str) -> dict[str, Any]:
+    connection = link.connect(data_dir, "status")
+    if connection is not None:
+        connection.close()
+        return {name: value for name, value in connection.about.items() if name != "notes"}
+    holder = holder_of(data_dir)
+    if holder is None or holder.get("mode") != "in-process":
+        return {"running": False, "data_dir": data_dir, "version": __version__}
+    # It serves its own client and nobody else; what it wrote down is all there is to know.
+    uptime_s = round(time.time() - holder["started_at"], 1)
+    return {"running": True, **{k: holder[k] for k in ("pid", "version", "data_dir")}, "sessions": 1, "uptime_s": uptime_s, "traces": None}
 
 
 @command
 async def stop() -> None:
     """End the engine of this data directory, cleanly."""
-    data_dir = load_settings().data_dir
-    holder = holder_of(data_dir)
-    if not holder:
-        err.print("not running", highlight=False)
-        return
-    os.kill(holder["pid"], signal.SIGTERM)
-    give_up_at = time.monotonic() + STOP_TIMEOUT_S
-    while holder_of(data_dir):
-        if time.monotonic() > give_up_at:
-            raise EngineError(f"process {holder['pid']} has not ended within {STOP_TIMEOUT_S:.0f} s; end it with your system's tools")
-        await asyncio.sleep(0.05)
-    err.print(f"stopped process {holder['pid']}", highlight=False)
+    pid = await asyncio.to_thread(link.ask_to_leave, default_data_dir())
+    err.print("not running" if pid is None else f"stopped process {pid}", highlight=False)
 
 
 @command

@@ -1,55 +1,381 @@
-"""The engine as a process: settings are read here, the engine opened, a client served, and everything closed again."""
+"""The engine as a process: settings are read here, the engine is opened, clients are served, everything is closed again.
+
+python -m tracebank.daemon      one engine for all clients of the data directory, on a socket (the front starts it)
+serve_one_client()              one engine for the client on standard input and output (TRACEBANK_ENGINE=in-process)
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
+import json
 import logging
 import os
+import secrets
 import signal
+import socket
 import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
 
-from tracebank.engine import Engine
-from tracebank.errors import TracebankError
-from tracebank.protocol.plugins import load_plugins
-from tracebank.protocol.server import serve_stdio
+from mcp.server.mcpserver import MCPServer
+
+from tracebank import __version__, link
+from tracebank.engine import Engine, Session
+from tracebank.errors import InputError, SettingsError, TracebankError
+from tracebank.front import answers_path
+from tracebank.operations import OPERATIONS
+from tracebank.protocol.answers import early_answers, write_down
+from tracebank.protocol.plugins import Plugins, load_plugins
+from tracebank.protocol.server import build_server
+from tracebank.protocol.session import Calls, lines, serve
+from tracebank.records import check_id
 from tracebank.settings import Settings, load_settings
+from tracebank.store import traces
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES, LOG_FILES = 1_048_576, 2
+GREETING_TIMEOUT_S = 10.0
+DRAIN_S = 10.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def configure_logging(level: str) -> None:
-    """Send the log to standard error: standard output belongs to the protocol."""
-    logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+class Daemon:
+    """Serves connections with one engine until it is idle for long, is asked to leave, or gets a signal."""
+
+    def __init__(self, engine: Engine, plugins: Plugins, token: str) -> None:
+        self._engine, self._plugins, self._token = engine, plugins, token
+        self._settings = engine.settings
+        self._environment = link.greeting("")["settings"]
+        self._servers: dict[tuple[str, ...], MCPServer[Session]] = {}
+        self._connections: set[asyncio.Task[None]] = set()
+        self._calls = Calls()
+        self._sessions = 0
+        self._idle_since = time.monotonic()
+        self.leaving = asyncio.Event()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection; whatever goes wrong in it is its own."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._greet(reader, writer)
+        except (OSError, TimeoutError, ValueError) as error:
+            log.info("a connection ended: %s", error)
+        except Exception:  # one client's trouble must not be another's
+            log.exception("a connection has failed")
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def say(message: Mapping[str, Any]) -> None:
+            await _send(writer, json.dumps(message).encode() + b"\n")
+
+        async with asyncio.timeout(GREETING_TIMEOUT_S):
+            greeting = json.loads(await reader.readline() or b"null")
+        if not isinstance(greeting, dict) or not hmac.compare_digest(str(greeting.get("token")), self._token):
+            await say({"error": "this is not a greeting that Tracebank knows"})
+            return
+        role = greeting.get("role")
+        if role == "mcp":
+            await self._serve_mcp(greeting, reader, writer, say)
+        elif role == "operations":
+            await say(self._about(greeting))
+            with self._session():
+                await self._serve_operations(greeting, reader, say)
+        elif role == "status":
+            await say({**self._about(greeting), **await self._status()})
+        elif role == "stop":
+            await say(self._about(greeting))
+            log.info("asked to leave")
+            self.leaving.set()
+        else:
+            await say({"error": f"unknown role {role!r}"})
+
+    def _about(self, greeting: Mapping[str, Any]) -> dict[str, Any]:
+        theirs = greeting.get("settings")
+        notes = [
+            f"{name}={value!r} has no effect: the engine (process {os.getpid()}) runs with {self._environment.get(name)!r}. "
+            "`tracebank stop` ends it, and the next client starts it with its own settings."
+            for name, value in (theirs if isinstance(theirs, dict) else {}).items()
+            if self._environment.get(name) != value
+        ]
+        return {"version": __version__, "pid": os.getpid(), "notes": notes}
+
+    async def _status(self) -> dict[str, Any]:
+        counts = await self._engine.store.read(traces.namespaces)
+        return {
+            "running": True,
+            "data_dir": str(self._settings.data_dir),
+            "sessions": self._sessions,
+            "uptime_s": round(time.time() - self._engine.started_at, 1),
+            "traces": sum(counts.values()),
+        }
+
+    @contextlib.contextmanager
+    def _session(self) -> Any:
+        self._sessions += 1
+        try:
+            yield
+        finally:
+            self._sessions -= 1
+            self._idle_since = time.monotonic()
+
+    # -- MCP ----------------------------------------------------------------------------------------------------
+
+    async def _serve_mcp(
+        self,
+        greeting: Mapping[str, Any],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        say: Callable[[Mapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        try:
+            session = self._engine.session(self._namespace(greeting))
+            choice = greeting.get("tools")
+            server = self._server(self._tools(choice))
+        except (InputError, SettingsError) as error:
+            await say({"error": str(error)})
+            return
+        await say(self._about(greeting))
+        with self._session():
+            await serve(server, session, reader, lambda line: _send(writer, line), self._calls)
+
+    def _namespace(self, greeting: Mapping[str, Any]) -> str:
+        name = greeting.get("namespace")
+        return check_id("TRACEBANK_NAMESPACE", name, self._engine.limits) if name else self._settings.namespace
+
+    def _tools(self, choice: object) -> tuple[str, ...]:
+        return tuple(n.strip() for n in choice.split(",") if n.strip()) if isinstance(choice, str) else self._settings.tools
+
+    def _server(self, tools: tuple[str, ...]) -> MCPServer[Session]:
+        if tools not in self._servers:
+            self._servers[tools] = build_server(self._plugins.chosen(tools))
+        return self._servers[tools]
+
+    async def write_answers(self, choice: str | None) -> None:
+        """Write down what fronts of clients with this choice of tools may answer before an engine is up."""
+        answers = await early_answers(self._server(self._tools(choice)), self._engine.session())
+        write_down(Path(answers_path(str(self._settings.data_dir), choice)), answers)
+
+    # -- the command line ---------------------------------------------------------------------------------------
+
+    async def _serve_operations(
+        self, greeting: Mapping[str, Any], reader: asyncio.StreamReader, say: Callable[[Mapping[str, Any]], Awaitable[None]]
+    ) -> None:
+        session = self._engine.session(self._namespace(greeting))
+        async for line in lines(reader):
+            request = json.loads(line)
+            self._calls.begin()
+            try:
+                async for event in OPERATIONS[request["operation"]](session, **request["arguments"]):
+                    await say({"event": event})
+                await say({"end": True})
+            except TracebankError as error:
+                await say({"error": str(error)})
+            finally:
+                self._calls.end()
+
+    # -- leaving ------------------------------------------------------------------------------------------------
+
+    async def until_leaving(self) -> None:
+        """Wait until somebody asks, or nobody has been there for the idle time."""
+        idle_s = self._settings.daemon.idle_s
+        while True:
+            left_s = idle_s if self._sessions else idle_s - (time.monotonic() - self._idle_since)
+            try:
+                async with asyncio.timeout(max(left_s, 0.05)):
+                    await self.leaving.wait()
+                    return
+            except TimeoutError:
+                if not self._sessions and time.monotonic() - self._idle_since >= idle_s:
+                    log.info("nobody has been here for %s s: leaving", idle_s)
+                    return
+
+    async def drain(self) -> None:
+        """Let the calls that were accepted be answered, for a while, then end all connections."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while self._calls.count:
+                    await self._calls.idle.wait()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
 
-def serve_one_client() -> None:
-    """Serve the client on standard input and output until its input ends or SIGTERM or SIGINT comes, then exit."""
+async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
+    writer.write(line)
+    await writer.drain()
+
+
+@contextlib.contextmanager
+def _listening(data_dir: str) -> Any:
+    """Listen for clients; yields the socket and the token they must know. The address is written when all is ready."""
+    path = link.socket_path(data_dir)
+    token = ""
+    if path is None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.bind(("127.0.0.1", 0))
+        token = secrets.token_urlsafe(32)
+        address: dict[str, Any] = {"port": sock.getsockname()[1], "token": token}
+    else:
+        # We hold the directory's lock, so a socket that is there is a dead engine's.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        address = {"unix": path, "token": token}
+    file = Path(data_dir) / link.ADDRESS_NAME
     try:
-        settings = load_settings()
-        configure_logging(settings.log_level)
-        asyncio.run(_serve(settings))
-    except TracebankError as error:
-        print(f"tracebank: {error}", file=sys.stderr)
-        _leave(1)
-    _leave(0)
+        sock.listen(128)
+        sock.setblocking(False)
+        draft = file.with_suffix(".tmp")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            json.dump(address, out)
+        draft.replace(file)
+        yield sock, token
+    finally:
+        file.unlink(missing_ok=True)
+        sock.close()
+        if path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
-async def _serve(settings: Settings) -> None:
+async def _run(settings: Settings, ready: Callable[[], None]) -> None:
     plugins = load_plugins()
     async with Engine.open(settings) as engine:
         engine.plugins = plugins.report()
-        serving = asyncio.create_task(serve_stdio(engine, plugins, namespace=settings.namespace, tools=settings.tools))
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(NotImplementedError):  # Windows
-                loop.add_signal_handler(number, serving.cancel)
-        # A reader blocked on standard input cannot be cancelled; closing the engine does not wait for it.
+        with _listening(str(settings.data_dir)) as (sock, token):
+            daemon = Daemon(engine, plugins, token)
+            _on_signals(daemon.leaving.set)
+            listener = await _listen(sock, daemon)
+            ready()
+            await daemon.write_answers(None)
+            await daemon.until_leaving()
+            listener.close()
+            await daemon.drain()
+
+
+async def _listen(sock: socket.socket, daemon: Daemon) -> asyncio.Server:
+    if sock.family == socket.AF_INET:
+        return await asyncio.start_server(daemon.accept, sock=sock)
+    return await asyncio.start_unix_server(daemon.accept, sock=sock)
+
+
+def _on_signals(act: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, act)
+
+
+def main() -> None:
+    """Run the engine process. Tells whoever started it "ready", or in one line what is wrong."""
+    told = False
+
+    def tell(line: str) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(1, line.encode() + b"\n")
+            # Nobody reads any more; a library that prints must not fail for it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    code = 0
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level, settings.data_dir / link.LOG_NAME)
+        asyncio.run(_run(settings, lambda: tell("ready")))
+    except TracebankError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message says it all
+        tell(str(error).replace("\n", " "))
+        code = 1
+    except Exception:
+        log.exception("the engine has failed")
+        code = 1
+    _leave(code)
+
+
+# -- one client, in this process --------------------------------------------------------------------------------
+
+
+class _StandardInput:
+    """Standard input as a `ByteReader`: the reading blocks a thread, never the event loop."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    async def read(self, n: int) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(None, os.read, self._descriptor, n)
+
+
+def serve_one_client() -> None:
+    """Serve the client on standard input and output until its input ends or a signal comes, then exit."""
+    code = 0
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        asyncio.run(_serve_one(settings))
+    except TracebankError as error:
+        print(f"tracebank: {error}", file=sys.stderr)
+        code = 1
+    _leave(code)
+
+
+async def _serve_one(settings: Settings) -> None:
+    # The protocol keeps standard output for itself: a stray print goes to standard error.
+    wire = os.dup(1)
+    os.dup2(2, 1)
+    reader = _StandardInput(os.dup(0))
+
+    async def write(line: bytes) -> None:
+        await asyncio.to_thread(_write_all, wire, line)
+
+    plugins = load_plugins()
+    async with Engine.open(settings, mode="in-process") as engine:
+        engine.plugins = plugins.report()
+        server = build_server(plugins.chosen(settings.tools))
+        serving = asyncio.create_task(serve(server, engine.session(), reader, write, Calls()))
+        _on_signals(serving.cancel)
         await asyncio.wait([serving])
-        if not serving.cancelled() and (error := serving.exception()):
+        if not serving.cancelled() and (error := serving.exception()) and not isinstance(error, OSError):
             raise error
 
 
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def configure_logging(level: str, file: Path | None = None) -> None:
+    """Send the log to a file that rotates, or to standard error: standard output belongs to the protocol."""
+    handler = (
+        RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+        if file
+        else logging.StreamHandler(sys.stderr)
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], format=LOG_FORMAT, force=True)
+
+
 def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logging.shutdown()
     # Everything is closed; what is left are threads of libraries that may block or take their time.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -112,6 +112,8 @@ class Engine:
         self.rankings: LruCache[object, Searched] = LruCache(capacity=CACHED_RANKINGS, ttl_s=cache.results_ttl_s, clock=time.monotonic)
         self.spaces: dict[str, int] = {}
         self._generations: dict[int, int] = {}
+        # The last trace that somebody waits for, and up to where words are known to be searchable.
+        self._last_seq = self._searchable_seq = 0
         # Set when meaning takes part in search, or it is known that it will not.
         self.warm = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,16 +132,18 @@ class Engine:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, *, clock: Callable[[], float] = time.time) -> AsyncIterator[Engine]:
+    async def open(cls, settings: Settings, *, mode: str = "engine", clock: Callable[[], float] = time.time) -> AsyncIterator[Engine]:
         """Open the data directory for this process alone; close it cleanly at the end.
 
-        Words are searchable when this returns; the model and Chroma follow in the background.
+        Words are searchable when this returns; the model and Chroma follow in the background. `mode` tells others who
+        find the directory in use whether they can connect.
         Raises: DataDirError and its kinds, StoreError and its kinds.
         """
         startup = _Startup()
         prepare_data_dir(settings.data_dir)
         lock = DataDirLock(settings.data_dir)
-        lock.acquire({"pid": os.getpid(), "version": __version__, "data_dir": str(settings.data_dir), "started_at": clock()})
+        about = {"pid": os.getpid(), "version": __version__, "data_dir": str(settings.data_dir), "started_at": clock(), "mode": mode}
+        lock.acquire(about)
         try:
             store = Store.open(settings.data_dir / STORE_NAME)
             startup.done("store")
@@ -218,7 +222,7 @@ class Engine:
             chunks, tokens = await self._cut(trace)
             added = await self._put([(trace, chunks)], outbox.INTERACTIVE)
         if added[0].seq is not None:
-            session.last_seq = added[0].seq
+            session.last_seq = self._last_seq = added[0].seq
         indexed = added[0].seq is None and not await self.store.read(lambda db: outbox.is_waiting(db, added[0].row))
         return AddedTrace(trace_id=trace.trace_id, status=added[0].status, chunks=added[0].chunks, tokens=tokens, indexed=indexed)
 
@@ -277,13 +281,22 @@ class Engine:
         return answer
 
     async def _settle(self, session: Session) -> bool:
-        """Wait, bounded, for the session's own writes to be found. Returns whether they are."""
-        if session.last_seq is None:
-            return True
-        done = await self.indexer.wait(self._sinks, up_to=session.last_seq, timeout_s=self.settings.retrieval.wait_ms / 1000)
-        if done and self.retriever.deep:
-            session.last_seq = None
-        return done
+        """Wait, bounded, until everybody's writes are found by words and the session's own by meaning, too.
+
+        Returns whether they are.
+        """
+        timeout_s = self.settings.retrieval.wait_ms / 1000
+        if session.last_seq is not None:
+            done = await self.indexer.wait(self._sinks, up_to=session.last_seq, timeout_s=timeout_s)
+            if done and self.retriever.deep:
+                session.last_seq = None
+            if not done:
+                return False
+        if self._searchable_seq < (latest := self._last_seq):
+            if not await self.indexer.wait(("words",), up_to=latest, timeout_s=timeout_s):
+                return False
+            self._searchable_seq = latest
+        return True
 
     @property
     def _sinks(self) -> tuple[Sink, ...]:
@@ -392,6 +405,8 @@ def new_trace_id() -> str:
 
 def prepare_data_dir(data_dir: Path) -> None:
     """Create the directory for its owner alone. Raises: DataDirError."""
+    # Memories are their owner's alone, whatever files a library makes.
+    os.umask(0o077)
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -1,17 +1,309 @@
-"""The command `tracebank`. Connected to a client it serves MCP over stdio; otherwise it is the command line."""
+"""The command `tracebank`: a thin front between one client and the engine that all clients of a data directory share.
+
+It copies lines both ways, and starts the engine where none answers. With arguments it is the command line.
+
+Standard library only, and little of it: this is what every client pays for. What it knows of MCP:
+
+- Until the engine is there it answers `initialize`, `server/discover` and `tools/list` with what an engine of the same
+  version and settings wrote down, and repeats the client's `initialize` to the engine afterwards.
+- When the engine dies it answers the calls in flight with an error that says to retry, starts another engine as soon as
+  there is something to send, and repeats the handshake.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
 import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from tracebank import __version__, link
+from tracebank.errors import TracebankError
+
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
+# JSON-RPC error codes: what the specification gives to servers, and "parse error".
+RETRY_CODE, FAILED_CODE, PARSE_CODE = -32001, -32002, -32700
+# So often may the engine die without having answered anything, before we stop starting it for a while.
+MAX_FUTILE_DEATHS = 5
+PAUSE_S = 15.0
+# How long calls in flight may go on after the client has closed its end.
+FAREWELL_S = 10.0
+EARLY_METHODS = ("initialize", "server/discover", "tools/list")
+ANSWERS_DIR = "answers"
 
 
 def main() -> None:
-    """Run the command."""
-    if len(sys.argv) == 1 and not sys.stdin.isatty():
+    """Run the command: serve a client, or hand over to the command line."""
+    if len(sys.argv) > 1 or sys.stdin is None or sys.stdin.isatty():
+        from tracebank.cli import app
+
+        app()
+    elif os.environ.get("TRACEBANK_ENGINE") == "in-process":
         from tracebank.daemon import serve_one_client
 
         serve_one_client()
     else:
-        from tracebank.cli import app
+        code = Front(default_data_dir(), sys.stdin.buffer, sys.stdout.buffer).run()
+        # The other thread may be blocked for good on a client that does not read.
+        os._exit(code)
 
-        app()
+
+def default_data_dir() -> str:
+    """Return the data directory from the environment, else the platform's place for a user's data."""
+    if named := os.environ.get("TRACEBANK_DATA_DIR"):
+        return os.path.abspath(os.path.expanduser(named))
+    from platformdirs import user_data_path
+
+    return str(user_data_path("tracebank", appauthor=False))
+
+
+def answers_path(data_dir: str, tools: str | None) -> str:
+    """Return where the early answers for clients with this choice of tools are, for this version and these settings."""
+    try:
+        about = os.stat(os.path.join(data_dir, "tracebank.toml"))
+        settings = f"{about.st_mtime_ns:x}-{about.st_size:x}"
+    except OSError:
+        settings = "default"
+    choice = "all" if not tools else "".join(c if c.isalnum() or c == "_" else "-" for c in tools)[:120]
+    return os.path.join(data_dir, ANSWERS_DIR, f"{__version__}-{settings}", f"{choice}.json")
+
+
+class Front:
+    """One client and its connection to the engine. Two threads: the client's lines, and the engine's."""
+
+    def __init__(self, data_dir: str, source: BinaryIO, sink: BinaryIO) -> None:
+        self._data_dir = data_dir
+        self._source, self._sink = source, sink
+        self._writing = threading.Lock()
+        # Guards everything below, and tells of its changes.
+        self._state = threading.Condition()
+        self._connection: link.Connection | None = None
+        self._wanted = True
+        self._failure = ""
+        self._retry_at = 0.0
+        # By id, as JSON: the call and its line.
+        self._in_flight: dict[str, tuple[dict[str, Any], bytes]] = {}
+        # The first lines of the session, which every engine must hear, and what we say to the next one before all else.
+        self._handshake: list[bytes] = []
+        self._greet_with: list[bytes] = []
+        self._swallow: str | None = None
+        self._futile_deaths = 0
+
+    def run(self) -> int:
+        """Serve until the client closes its end. Returns the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(0))
+        pump = threading.Thread(target=self._pump, name="engine", daemon=True)
+        pump.start()
+        try:
+            for line in self._source:
+                if line.strip():
+                    self._from_client(line if line.endswith(b"\n") else line + b"\n")
+        except OSError:
+            pass
+        self._farewell()
+        return 0
+
+    # -- the client's lines -------------------------------------------------------------------------------------
+
+    def _from_client(self, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            self._tell({"jsonrpc": "2.0", "id": None, "error": {"code": PARSE_CODE, "message": "this line is not valid JSON"}})
+            return
+        if not isinstance(message, dict):
+            self._forward(line, message if isinstance(message, list) else [])
+            return
+        method = message.get("method")
+        if method == "initialize":
+            self._handshake = [line]
+        if method in EARLY_METHODS and "id" in message and self._answer_early(message):
+            return
+        self._forward(line, [message])
+        if method == "notifications/initialized":
+            # From now on whoever follows this engine hears it from us.
+            self._handshake.append(line)
+
+    def _answer_early(self, message: dict[str, Any]) -> bool:
+        """Answer from what an engine wrote down, if ours is not there yet. Returns whether that was possible."""
+        with self._state:
+            if self._connection is not None or self._failure:
+                return False
+            result = self._written_down(message)
+            if result is None:
+                return False
+            if message["method"] == "initialize":
+                # The engine is to hear it, too; the client has its answer already.
+                self._swallow = json.dumps(message["id"])
+                self._greet_with = list(self._handshake)
+        self._tell({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        return True
+
+    def _written_down(self, message: dict[str, Any]) -> Any:
+        params = message.get("params")
+        params = params if isinstance(params, dict) else {}
+        if params.get("cursor") is not None:
+            return None
+        try:
+            with open(answers_path(self._data_dir, os.environ.get("TRACEBANK_TOOLS")), encoding="utf-8") as file:
+                answers = json.load(file)
+            method, modern = message["method"], "_meta" in params and "io.modelcontextprotocol/protocolVersion" in (params["_meta"] or {})
+            if method == "initialize":
+                return answers["initialize"].get(params.get("protocolVersion"))
+            return answers["modern" if modern else "legacy"].get(method)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _forward(self, line: bytes, messages: list[Any]) -> None:
+        calls = [m for m in messages if isinstance(m, dict) and "id" in m and "method" in m]
+        with self._state:
+            self._wanted = True
+            if self._failure and time.monotonic() >= self._retry_at:
+                self._failure = ""
+            self._state.notify_all()
+            while self._connection is None and not self._failure:
+                self._state.wait()
+            connection, failure = self._connection, self._failure
+            if connection is not None:
+                self._in_flight.update((json.dumps(m["id"]), (m, line)) for m in calls)
+        if connection is None:
+            for message in calls:
+                self._tell(_error(message["id"], FAILED_CODE, failure))
+            return
+        # If the engine has died, its thread sees to the calls in flight, this one among them.
+        with contextlib.suppress(OSError):
+            connection.send(line)
+
+    # -- the engine's lines -------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        while True:
+            with self._state:
+                while not self._wanted:
+                    self._state.wait()
+            if self._connect():
+                self._copy()
+
+    def _connect(self) -> bool:
+        """Connect, starting the engine if need be, and repeat the handshake. Returns whether it worked."""
+        if self._futile_deaths >= MAX_FUTILE_DEATHS:
+            self._futile_deaths = 0
+            self._fail(f"Tracebank's engine ends again and again; its log ends with: {link.log_tail(self._data_dir)}")
+            return False
+        try:
+            connection = link.connect_or_start(self._data_dir, "mcp")
+        except (TracebankError, OSError) as error:
+            self._fail(f"Tracebank's engine cannot be started: {error}")
+            return False
+        for note in connection.about.get("notes", ()):
+            print(f"tracebank: {note}", file=sys.stderr, flush=True)
+        with self._state:
+            try:
+                for line in self._greet_with:
+                    connection.send(line)
+            except OSError:
+                self._futile_deaths += 1
+                connection.close()
+                return False
+            self._connection = connection
+            self._state.notify_all()
+        return True
+
+    def _fail(self, failure: str) -> None:
+        with self._state:
+            self._failure, self._retry_at, self._wanted = failure, time.monotonic() + PAUSE_S, False
+            self._state.notify_all()
+        print(f"tracebank: {failure}", file=sys.stderr, flush=True)
+
+    def _copy(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        answered = False
+        try:
+            while line := connection.receive():
+                answered |= self._from_engine(line)
+        except OSError:
+            pass
+        self._futile_deaths = 0 if answered else self._futile_deaths + 1
+        self._engine_left(connection)
+
+    def _from_engine(self, line: bytes) -> bool:
+        """Pass a line on, unless it answers what we have answered. Returns whether it was an answer to the client."""
+        if not line.endswith(b"\n"):
+            return False  # the engine died in the middle of it
+        answer = _answered_id(line)
+        if answer is not None:
+            with self._state:
+                swallowed = answer == self._swallow
+                if swallowed:
+                    self._swallow = None
+                self._in_flight.pop(answer, None)
+                self._state.notify_all()
+            if swallowed:
+                return False
+        self._write(line)
+        return answer is not None
+
+    def _engine_left(self, connection: link.Connection) -> None:
+        """Settle what was in flight; the next engine is started when there is something to send to it."""
+        with self._state:
+            self._connection = None
+            again = {key: call for key, call in self._in_flight.items() if call[0].get("method") in EARLY_METHODS}
+            lost = [call["id"] for key, (call, _) in self._in_flight.items() if key not in again]
+            # Whoever follows is to hear the handshake from us, and the client no second answer to it.
+            first = json.dumps(json.loads(self._handshake[0]).get("id")) if self._handshake else None
+            self._swallow = None if first in again else first
+            # The calls with which a session begins change nothing, and a client would give up without an answer.
+            self._greet_with = self._handshake + [line for key, (_, line) in again.items() if key != first]
+            self._in_flight = again
+            self._wanted = bool(again)
+            self._state.notify_all()
+        connection.close()
+        for call_id in lost:
+            self._tell(_error(call_id, RETRY_CODE, "Tracebank's engine was restarted; what it had acknowledged is safe. Retry this call."))
+
+    # -- both ---------------------------------------------------------------------------------------------------
+
+    def _farewell(self) -> None:
+        """Let the calls in flight be answered, for a while, when the client has nothing more to say."""
+        give_up_at = time.monotonic() + FAREWELL_S
+        with self._state:
+            connection = self._connection
+            if connection is not None:
+                while self._in_flight and (left := give_up_at - time.monotonic()) > 0:
+                    self._state.wait(left)
+        if connection is not None:
+            connection.close()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        try:
+            with self._writing:
+                self._sink.write(line)
+                self._sink.flush()
+        except (OSError, ValueError):
+            # The client does not read any more: it has gone, and so do we.
+            os._exit(0)
+
+
+def _error(call_id: Any, code: int, message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": call_id, "error": {"code": code, "message": message, "data": {"retry": code == RETRY_CODE}}}
+
+
+def _answered_id(line: bytes) -> str | None:
+    """Return the id that a line from the engine answers, as JSON, or None where it is a request or a notification."""
+    message = json.loads(line)
+    return json.dumps(message["id"]) if isinstance(message, dict) and "id" in message and "method" not in message else None
+
+
+if __name__ == "__main__":
+    main()

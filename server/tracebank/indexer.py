@@ -21,7 +21,7 @@ from anyio import CapacityLimiter, to_thread
 
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingService, Vectors
-from tracebank.errors import EmbeddingError, IndexFaultError, StoreFullError, TracebankError
+from tracebank.errors import DataDirError, EmbeddingError, IndexFaultError, StoreError, StoreFullError, TracebankError
 from tracebank.index import IndexedTrace, Removal, VectorIndex, WordIndex
 from tracebank.index.base import Index
 from tracebank.metrics import Metrics
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 ENTRIES_READ = 256
 FREE_BYTES_WANTED = 32 * 1_048_576
-RETRY_AFTER_FULL_S = 5.0
+RETRY_S = 5.0
 MAX_REBUILDS = 3
 
 
@@ -89,10 +89,14 @@ class Indexer:
         self._metrics, self._changed = metrics, changed
         self._vectors: VectorIndex | None = None
         self._wake = {"words": asyncio.Event(), "vectors": asyncio.Event()}
-        self._hurry = {"words": asyncio.Event(), "vectors": asyncio.Event()}
+        self._refilling = {"words": asyncio.Lock(), "vectors": asyncio.Lock()}
+        self._hurry = asyncio.Event()
+        self._waiters = 0
         self._done = asyncio.Condition()
         self._model_id: int | None = None
         self._limiter = {"words": CapacityLimiter(1), "vectors": CapacityLimiter(1)}
+        self._rebuilding: set[Sink] = set()
+        self._suspects: set[tuple[Sink, int]] = set()
         self.rebuilds = {"words": 0, "vectors": 0}
         self.faults: dict[str, str] = {}
 
@@ -117,23 +121,33 @@ class Indexer:
 
         Returns whether they are; a sink that has given up is not waited for.
         """
+        self._waiters += 1
+        self._hurry.set()
         try:
-            async with asyncio.timeout(timeout_s):
-                async with self._done:
-                    while await self._pending([s for s in sinks if s not in self.faults], up_to):
-                        for sink in sinks:
-                            self._hurry[sink].set()
-                            self._wake[sink].set()
-                        await self._done.wait()
+            async with asyncio.timeout(timeout_s), self._done:
+                while await self._pending([s for s in sinks if s not in self.faults], up_to):
+                    await self._done.wait()
         except TimeoutError:
             return False
+        finally:
+            self._waiters -= 1
+            if not self._waiters:
+                self._hurry.clear()
         return True
 
     async def _pending(self, sinks: Sequence[Sink], up_to: int | None) -> bool:
         return await self._store.read(lambda db: any(outbox.waiting(db, sink, up_to=up_to) for sink in sinks))
 
     async def rebuild(self, sink: Sink) -> None:
-        """Empty an index and fill it again from the store, in the background. It is searched meanwhile."""
+        """Empty an index and fill it again from the store, in the background. It is searched meanwhile.
+
+        One that has been given up is in use again.
+        """
+        self.faults.pop(sink, None)
+        async with self._refilling[sink]:
+            await self._refill(sink)
+
+    async def _refill(self, sink: Sink) -> None:
         index = self._index_of(sink)
         if index is not None:
             await to_thread.run_sync(index.clear, limiter=self._limiter[sink])
@@ -144,9 +158,10 @@ class Indexer:
         self.notify()
 
     async def repair(self, sink: Sink, fault: IndexFaultError) -> None:
-        """See to an index that failed in a search: if it is really broken, rebuild it."""
-        log.warning("the index of %s failed in a search: %s", sink, fault)
-        await self._recover(sink, fault)
+        """Rebuild an index that failed in a search. Many searches may have failed before one rebuild is through."""
+        if sink not in self._rebuilding and sink not in self.faults:
+            log.warning("the index of %s failed in a search: %s", sink, fault)
+            await self._recover(sink, fault)
 
     def _index_of(self, sink: Sink) -> Index | None:
         return self._words if sink == "words" else self._vectors
@@ -154,31 +169,42 @@ class Indexer:
     async def _loop(self, sink: Sink, index: Callable[[_Work], Awaitable[None]]) -> None:
         while True:
             self._wake[sink].clear()
-            entries = [] if sink == "vectors" and self._vectors is None else await self._due(sink)
-            if not entries:
-                await self._announce()
-                await self._wake[sink].wait()
-                await self._linger(sink)
-                continue
             try:
-                await self._serve(sink, entries, index)
-                if len(entries) < ENTRIES_READ:
-                    await self._linger(sink)
-            except StoreFullError as error:
+                await self._turn(sink, index)
+            except (StoreError, DataDirError) as error:
                 log.warning("%s; the index of %s waits", error, sink)
-                await asyncio.sleep(RETRY_AFTER_FULL_S)
-            except IndexFaultError as error:
-                if not await self._recover(sink, error):
-                    return
+                await asyncio.sleep(RETRY_S)
+
+    async def _turn(self, sink: Sink, index: Callable[[_Work], Awaitable[None]]) -> None:
+        """Do what is due, or wait until something is."""
+        await self._finish_refill(sink)
+        entries = [] if self._index_of(sink) is None or sink in self.faults else await self._due(sink)
+        if not entries:
+            self._rebuilding.discard(sink)
+            await self._announce()
+            await self._wake[sink].wait()
+            await self._linger()
+            return
+        try:
+            await self._serve(sink, entries, index)
+            if len(entries) < ENTRIES_READ:
+                await self._linger()
+        except IndexFaultError as error:
+            await self._recover(sink, error)
+
+    async def _finish_refill(self, sink: Sink) -> None:
+        """Begin again where a full disk cut a rebuild short."""
+        async with self._refilling[sink]:
+            if (index := self._index_of(sink)) is not None and index.fresh and sink not in self.faults:
+                await self._refill(sink)
 
     async def _due(self, sink: Sink) -> list[Entry]:
         return await self._store.read(lambda db: outbox.due(db, sink, limit=ENTRIES_READ))
 
-    async def _linger(self, sink: Sink) -> None:
+    async def _linger(self) -> None:
         # New traces often come in company, and a commit of the index costs as much for many as for one.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry[sink].wait(), self._settings.linger_ms / 1000)
-        self._hurry[sink].clear()
+            await asyncio.wait_for(self._hurry.wait(), self._settings.linger_ms / 1000)
 
     async def _announce(self) -> None:
         async with self._done:
@@ -210,35 +236,37 @@ class Indexer:
         try:
             await index(work)
         except (EmbeddingError, IndexFaultError) as error:
-            await self._blame(sink, work, error)
+            if shutil.disk_usage(self._store.path.parent).free < FREE_BYTES_WANTED:
+                raise StoreFullError(f"no space left beside {self._store.path} for the index") from error
             if len(work.entries) > 1:
                 for entry in work.entries:
                     await self._index_or_set_aside(sink, _Work(work.namespace_id, [entry], work.stored, work.spans), index)
                 return
-            (entry,) = work.entries
-            message = str(error)
-            log.warning("trace in row %d is set aside: %s", entry.row, message)
-            await self._store.write(lambda db: outbox.set_aside(db, entry.seq, message))
+            await self._set_aside(sink, work.entries[0], error)
 
-    async def _blame(self, sink: Sink, work: _Work, error: TracebankError) -> None:
-        """Return if a trace may be at fault. Raises: StoreFullError, IndexFaultError where it is not a trace's fault."""
-        if shutil.disk_usage(self._store.path.parent).free < FREE_BYTES_WANTED:
-            raise StoreFullError(f"no space left beside {self._store.path} for the index") from error
-        index = self._index_of(sink)
-        if isinstance(error, IndexFaultError) and index is not None:
-            await to_thread.run_sync(index.count, work.namespace_id, limiter=self._limiter[sink])
+    async def _set_aside(self, sink: Sink, entry: Entry, error: TracebankError) -> None:
+        """Keep a trace that cannot be indexed out of everybody's way. Raises: IndexFaultError where it is not its fault."""
+        suspect = (sink, entry.row)
+        if isinstance(error, IndexFaultError) and suspect not in self._suspects:
+            # The index is to blame first. What fails in a new one again is the trace's own fault.
+            self._suspects.add(suspect)
+            raise error
+        message = str(error)
+        log.warning("trace in row %d is set aside: %s", entry.row, message)
+        await self._store.write(lambda db: outbox.set_aside(db, entry.seq, message))
 
-    async def _recover(self, sink: Sink, error: IndexFaultError) -> bool:
-        """Rebuild a broken index; after too many times give up on it. Returns whether to go on."""
+    async def _recover(self, sink: Sink, error: IndexFaultError) -> None:
+        """Rebuild a broken index; after too many times give up on it."""
         if self.rebuilds[sink] >= MAX_REBUILDS:
             self.faults[sink] = str(error)
             log.error("the index of %s is out of use: %s", sink, error)
             await self._announce()
-            return False
+            return
         self.rebuilds[sink] += 1
+        self._rebuilding.add(sink)
         log.warning("the index of %s is broken: %s", sink, error)
-        await self.rebuild(sink)
-        return True
+        async with self._refilling[sink]:
+            await self._refill(sink)
 
     async def _index_words(self, work: _Work) -> None:
         await to_thread.run_sync(self._words.apply, work.namespace_id, work.upserts(None), work.removals, limiter=self._limiter["words"])

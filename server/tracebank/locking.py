@@ -1,85 +1,127 @@
-"""One engine per data directory: a lock file that the system lets go of when its holder dies. Standard library only."""
+"""File locks that the system lets go of when their holder dies, however it dies. Standard library only.
+
+`DataDirLock` is what makes one engine per data directory: its file also tells who holds it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
+import time
+from typing import TYPE_CHECKING
 
 from tracebank.errors import DataDirError, DataDirLockedError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 LOCK_NAME = "engine.lock"
+# Somebody who looks whether there is a holder has the lock for a moment.
+PATIENCE_S = 0.25
 
 
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
+class FileLock:
+    """A lock on a file that stays in place: removing it would let two hold a lock of the same name."""
 
-            # Beyond the text, so that others can still read who holds it.
-            file.seek(1 << 20)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    def try_acquire(self, patience_s: float = 0.0) -> bool:
+        """Take the lock if it is free within `patience_s`. Returns whether it is ours."""
+        give_up_at = time.monotonic() + patience_s
+        while not (ours := self._lock(wait=False)) and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        return ours
+
+    def wait(self) -> None:
+        """Take the lock when it is free."""
+        while not self._lock(wait=True):
+            pass
+
+    def _lock(self, *, wait: bool) -> bool:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                # Beyond the text, so that others can still read who holds it.
+                os.lseek(self._descriptor, 1 << 20, os.SEEK_SET)
+                msvcrt.locking(self._descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def write(self, text: str) -> None:
+        """Replace the file's text."""
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, text.encode())
+
+    def read(self) -> str:
+        """Return the file's text."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return os.read(self._descriptor, 65_536).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._descriptor)
 
 
 class DataDirLock:
     """Held from `acquire` to `release`, or until the process ends in whatever way."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.path = data_dir / LOCK_NAME
-        self._file: IO[str] | None = None
+    def __init__(self, data_dir: str | os.PathLike[str]) -> None:
+        self._data_dir = os.fspath(data_dir)
+        self._file: FileLock | None = None
 
     def acquire(self, about: Mapping[str, Any]) -> None:
         """Take the lock and write down who holds it. Raises: DataDirLockedError naming the holder, DataDirError."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            file = FileLock(os.path.join(self._data_dir, LOCK_NAME))
         except OSError as error:
             raise DataDirError(
-                f"{self.path.parent} cannot be written: {error.strerror}; set TRACEBANK_DATA_DIR to a directory that can"
+                f"{self._data_dir} cannot be written: {error.strerror}; set TRACEBANK_DATA_DIR to a directory that can be"
             ) from error
-        file = os.fdopen(descriptor, "r+", encoding="utf-8")
-        if not _try_lock(file):
-            holder = _read(file)
+        if not file.try_acquire(patience_s=PATIENCE_S):
+            holder = _parsed(file.read())
             file.close()
             raise DataDirLockedError(
-                f"{self.path.parent} is in use by process {holder.get('pid', '(unknown)')}: "
+                f"{self._data_dir} is in use by process {holder.get('pid', '(unknown)')}: "
                 "end it with `tracebank stop`, or set TRACEBANK_DATA_DIR to another directory"
             )
-        file.seek(0)
-        file.truncate()
         file.write(json.dumps(dict(about)))
-        file.flush()
         self._file = file
 
     def release(self) -> None:
-        """Give the lock back. The file stays: removing it would let two hold a lock of the same name."""
+        """Give the lock back."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
-def holder_of(data_dir: Path) -> dict[str, Any] | None:
+def holder_of(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what the engine that holds the directory wrote down, or None where there is none."""
+    path = os.path.join(data_dir, LOCK_NAME)
+    if not os.path.exists(path):
+        return None
     try:
-        with (data_dir / LOCK_NAME).open("r+", encoding="utf-8") as file:
-            return None if _try_lock(file) else _read(file)
+        file = FileLock(path)
     except OSError:
         return None
-
-
-def _read(file: IO[str]) -> dict[str, Any]:
-    file.seek(0)
     try:
-        about = json.loads(file.read())
+        return None if file.try_acquire() else _parsed(file.read())
+    finally:
+        file.close()
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        about = json.loads(text)
     except ValueError:
         return {}
     return about if isinstance(about, dict) else {}

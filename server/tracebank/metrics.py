@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -13,7 +14,7 @@ WINDOW = 2_048
 
 def percentile(ordered: list[float], fraction: float) -> float:
     """Return the nearest-rank percentile of values in ascending order (not empty)."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))]
+    return ordered[max(0, math.ceil(len(ordered) * fraction) - 1)]
 
 
 class Metrics:

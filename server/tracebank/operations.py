@@ -7,15 +7,17 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tracebank.engine import Engine, Session, new_trace_id
+from tracebank.engine import Session, new_trace_id
 from tracebank.errors import InputError
-from tracebank.records import Filters, Trace, check_id, check_list, parse_time, parse_trace, shown
+from tracebank.records import Trace, check_id, check_list, parse_time, parse_trace, shown
 from tracebank.reporting import examine, report
 from tracebank.retrieval.request import parse_filters
 from tracebank.store import outbox, traces
+from tracebank.store.outbox import Sink
 
 Events = AsyncIterator[dict[str, Any]]
 PROGRESS_S = 0.2
@@ -58,21 +60,22 @@ async def wait_indexed(session: Session) -> Events:
     """Yield how many index entries are pending, until all that was stored can be found, by meaning too where there is a model."""
     engine = session.engine
 
+    def awaited() -> list[Sink]:
+        meaning = engine.retriever.deep or not engine.warm.is_set()
+        return [sink for sink in outbox.SINKS if sink not in engine.indexer.faults and (sink == "words" or meaning)]
+
     def pending(db: sqlite3.Connection) -> int:
-        return sum(outbox.waiting(db, sink) for sink in outbox.SINKS if sink not in engine.indexer.faults)
+        return sum(outbox.waiting(db, sink) for sink in awaited())
 
     while not engine.warm.is_set():
         yield {"pending": await engine.store.read(pending), "loading": True}
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(engine.warm.wait(), PROGRESS_S)
-    while (left := await engine.store.read(pending)) and not (engine.embedding.error and await _words_done(engine)):
+    while left := await engine.store.read(pending):
         yield {"pending": left, "loading": False}
-        await engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=PROGRESS_S)
-    yield {"pending": 0, "meaning": engine.embedding.error is None, "note": str(engine.embedding.error or "")}
-
-
-async def _words_done(engine: Engine) -> bool:
-    return not await engine.store.read(partial(outbox.waiting, sink="words"))
+        await engine.indexer.wait(awaited(), up_to=None, timeout_s=PROGRESS_S)
+    problem = engine.embedding.error or engine.problems.get("meaning", "")
+    yield {"pending": 0, "meaning": engine.retriever.deep, "note": str(problem)}
 
 
 async def export(session: Session, namespace: str | None = None) -> Events:
@@ -97,14 +100,21 @@ async def search(session: Session, arguments: Mapping[str, Any]) -> Events:
     yield {"results": results, "note": found.note, "meaning": found.dense, "next_cursor": found.next_cursor, "text": found.page.text}
 
 
-async def forget(session: Session, *, trace_ids: Sequence[str] = (), dry_run: bool = True, **criteria: Any) -> Events:
+async def forget(
+    session: Session,
+    *,
+    trace_ids: Sequence[str] = (),
+    namespace: str | None = None,
+    tags: Sequence[str] | None = None,
+    outcome: str | Sequence[str] | None = None,
+    before: str | None = None,
+    dry_run: bool = True,
+) -> Events:
     """Delete traces by id or by namespace, tags, outcome and before; with `dry_run` only say which."""
     engine = session.engine
-    before = criteria.pop("before", None)
-    namespace = criteria.pop("namespace", None)
-    filters = parse_filters({**criteria, "until": None}, engine.limits)
+    filters = parse_filters({"tags": tags, "outcome": outcome}, engine.limits)
     if before is not None:
-        filters = Filters(outcomes=filters.outcomes, tags=filters.tags, until_ms=parse_time("before", before) - 1)
+        filters = replace(filters, until_ms=parse_time("before", before) - 1)
     ids = [check_id(f"trace_ids[{i}]", trace_id, engine.limits) for i, trace_id in enumerate(check_list("trace_ids", trace_ids, 10_000))]
     names = [] if namespace is None else [check_id("namespace", namespace, engine.limits)]
     if not ids and not filters and not names:

@@ -10,13 +10,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
 from tracebank.errors import InputError
 
 EARLIEST_YEAR = 1900
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SHOWN_CHARS = 80
@@ -244,7 +245,8 @@ def parse_time(name: str, value: object) -> int:
     try:
         moment = datetime.fromisoformat(value)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        milliseconds = round(moment.timestamp() * 1000)
+        # In UTC the last hours of the year 9999 may already be in a year that no calendar has: OverflowError.
+        milliseconds = (moment.astimezone(UTC) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         raise InputError(name, hint) from None
     if moment.year < EARLIEST_YEAR:
@@ -254,7 +256,7 @@ def parse_time(name: str, value: object) -> int:
 
 def format_time(milliseconds: int) -> str:
     """Return the RFC 3339 form, in UTC; milliseconds only where there are any."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    moment = _EPOCH + milliseconds * _MILLISECOND
     return moment.isoformat(timespec="milliseconds" if milliseconds % 1000 else "seconds").replace("+00:00", "Z")
 
 

@@ -11,8 +11,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from tracebank.errors import SettingsError
 
@@ -49,6 +50,13 @@ class IndexSettings(_Section):
     batch_chunks: int = Field(128, ge=1, le=5_000, description="chunks embedded and written to the indexes at a time")
     linger_ms: int = Field(40, ge=0, le=10_000, description="how long a new trace waits for company before it is indexed")
 
+    @field_validator("chunk_overlap_words")
+    @classmethod
+    def _less_than_a_chunk(cls, overlap: int, info: ValidationInfo) -> int:
+        if overlap >= info.data.get("chunk_words", overlap + 1):
+            raise ValueError("must be less than chunk_words")
+        return overlap
+
 
 class RetrievalSettings(_Section):
     """What `retrieve` does when the caller does not say."""
@@ -81,6 +89,12 @@ class CompressionSettings(_Section):
     head_ratio: float = Field(0.6, ge=0, le=1, description="share of the budget for the beginning when the middle is cut")
 
 
+class DaemonSettings(_Section):
+    """The engine as a process of its own."""
+
+    idle_s: float = Field(900.0, gt=0, description="seconds without a client after which the engine leaves")
+
+
 class Settings(BaseSettings):
     """Every setting of one data directory and its engine."""
 
@@ -98,6 +112,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     tokens: TokenSettings = TokenSettings()
     compression: CompressionSettings = CompressionSettings()
+    daemon: DaemonSettings = DaemonSettings()
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -131,8 +146,10 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 
     try:
         return SettingsOfDirectory(data_dir=directory, **flags)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
+    except UnreadableVariable as error:
+        raise SettingsError(f"{error}: set its parts, such as TRACEBANK_RETRIEVAL__K=3") from error
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(item, file) for item in error.errors())) from error
 

@@ -148,7 +148,7 @@ _PIECE = re.compile(
 )
 
 # For each kind of piece: characters that are free, and tokens for each character beyond. Fitted with
-# benchmarks/token_estimate.py so that fewer than 1 text in 100 is counted too low.
+# benchmarks/token_estimate.py: over all its texts, fewer than 1 in 100 is counted too low.
 _RATES = {
     "formed": (15.0, 0.3),
     "spaced": (9.0, 1.5),

@@ -37,10 +37,10 @@ async def compress_prompt(
     ctx: ToolContext,
     text: Annotated[Any, argument("Up to 4 MiB", type="string")],
     max_tokens: Annotated[Any, argument("Budget; or give ratio", type="integer", minimum=1)] = None,
-    ratio: Annotated[Any, argument("Fraction of the tokens kept", type="number", exclusiveMinimum=0, maximum=1, default=0.7)] = None,
+    ratio: Annotated[Any, argument("Fraction kept; default 0.7", type="number", exclusiveMinimum=0, maximum=1)] = None,
     query: Annotated[Any, argument("What the text is needed for", type="string")] = None,
     strategy: Annotated[Any, argument(enum=list(STRATEGIES))] = None,
-    head_ratio: Annotated[Any, argument("Share of the budget for the beginning", type="number", minimum=0, maximum=1, default=0.6)] = None,
+    head_ratio: Annotated[Any, argument("Share for the beginning; default 0.6", type="number", minimum=0, maximum=1)] = None,
     keep: Annotated[Any, argument("Substrings that must survive", type="array", items={"type": "string"})] = None,
 ) -> Annotated[CallToolResult, CompressPromptResult]:
     """Shorten a long prompt, log or document to a token budget: first what costs no meaning, then its middle."""

@@ -40,13 +40,13 @@ class RetrieveResult(BaseModel):
 async def retrieve(
     ctx: ToolContext,
     query: Annotated[Any, argument("The task at hand in a sentence, or several views of it", anyOf=ONE_OR_MORE)],
-    k: Annotated[Any, argument(type="integer", minimum=1, maximum=50, default=5)] = None,
+    k: Annotated[Any, argument("Default 5", type="integer", minimum=1, maximum=50)] = None,
     namespace: Annotated[Any, argument("Default: this client's; * for all", anyOf=ONE_OR_MORE)] = None,
     outcome: Annotated[Any, argument("success, failure, partial, unknown", anyOf=ONE_OR_MORE)] = None,
     tags: Annotated[Any, argument("All of these", **STRINGS)] = None,
     since: Annotated[Any, argument("RFC 3339", type="string")] = None,
     until: Annotated[Any, argument("RFC 3339", type="string")] = None,
-    max_tokens: Annotated[Any, argument(type="integer", minimum=50, maximum=100_000, default=2_000)] = None,
+    max_tokens: Annotated[Any, argument("Of the text; default 2000", type="integer", minimum=50, maximum=100_000)] = None,
     detail: Annotated[Any, argument(enum=["concise", "full"])] = None,
     cursor: Annotated[Any, argument("next_cursor of the page before", type="string")] = None,
 ) -> Annotated[CallToolResult, RetrieveResult]:

@@ -20,7 +20,7 @@ class StatsResult(BaseModel):
 
 async def stats(
     ctx: ToolContext,
-    section: Annotated[Any, argument(enum=["all", *SECTIONS], default="all")] = None,
+    section: Annotated[Any, argument(enum=["all", *SECTIONS])] = None,
 ) -> Annotated[CallToolResult, StatsResult]:
     """State of the memory: counts, latencies, caches, and advice."""
     figures = await report(session_of(ctx).engine, "all" if section is None else section)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tracebank.caching import LruCache
 from tracebank.embedding.base import EmbeddingModel, Vectors
-from tracebank.errors import EmbeddingError, TracebankError
+from tracebank.errors import EmbeddingError, ModelLoadError, TracebankError
 from tracebank.metrics import Metrics
 
 # English has about 4 characters a token; only the shape of a batch depends on it, never a result.
@@ -75,6 +75,8 @@ class EmbeddingService:
         self._bulk: deque[_Job] = deque()
         self._closing = False
         self._loaded: Future[EmbeddingModel] = Future()
+        # Running: who stops waiting for the model must not cancel it for the others.
+        self._loaded.set_running_or_notify_cancel()
         self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
 
     def start(self) -> None:
@@ -86,19 +88,20 @@ class EmbeddingService:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        # A model that is still loading cannot be interrupted; its thread is a daemon and ends with the process.
         if self._loaded.done() and self._thread.is_alive():
             self._thread.join()
+        # A model that is still loading cannot be interrupted; its thread is a daemon and ends with the process.
+        self._abandon(EmbeddingError("the engine is shutting down"))
 
     @property
     def ready(self) -> bool:
         """Whether the model is loaded."""
-        return self._loaded.done() and not self._loaded.cancelled() and self._loaded.exception() is None
+        return self._loaded.done() and self._loaded.exception() is None
 
     @property
     def error(self) -> TracebankError | None:
         """Why the model could not be loaded, if so."""
-        failure = self._loaded.exception() if self._loaded.done() and not self._loaded.cancelled() else None
+        failure = self._loaded.exception() if self._loaded.done() else None
         return failure if isinstance(failure, TracebankError) else None
 
     @property
@@ -134,7 +137,7 @@ class EmbeddingService:
         job.done.set_running_or_notify_cancel()
         with self._wake:
             if self._closing:
-                raise EmbeddingError("the engine is shutting down")
+                raise self.error or EmbeddingError("the engine is shutting down")
             line.append(job)
             self._wake.notify()
         return await asyncio.wrap_future(job.done)
@@ -143,14 +146,19 @@ class EmbeddingService:
         started = time.perf_counter()
         try:
             model = self._load()
-        except BaseException as error:
-            self._loaded.set_exception(error)
+        except BaseException as error:  # whatever it is, everybody hears of it
+            failure = error if isinstance(error, TracebankError) else ModelLoadError(f"the embedding model could not be loaded: {error}")
+            failure.__cause__ = None if failure is error else error
+            self._loaded.set_exception(failure)
+            with self._wake:
+                self._closing = True
+            self._abandon(failure)
             return
         self._metrics.observe("model_load", (time.perf_counter() - started) * 1e3)
         self._loaded.set_result(model)
         while (work := self._next()) is not None:
             self._encode(model, work)
-        self._abandon()
+        self._abandon(EmbeddingError("the engine is shutting down"))
 
     def _next(self) -> list[tuple[_Job, list[int]]] | None:
         """Return the next batch as (job, positions) pairs, waiting for one; None at the end."""
@@ -173,25 +181,28 @@ class EmbeddingService:
         texts = [job.texts[i] for job, batch in work for i in batch]
         started = time.perf_counter()
         try:
-            vectors = iter(model.encode(texts))
-        except Exception as error:  # every waiter is settled, and the next batch is served
+            vectors = dict(zip(positions, model.encode(texts), strict=True))
+        except BaseException as error:  # every waiter is settled, and the next batch is served
             self._fail(work, error)
             return
         self._metrics.observe("embed_batch", (time.perf_counter() - started) * 1e3)
         self._metrics.count("embedded_texts", len(texts))
+        vectors = iter(encoded)
         for job, batch in work:
             job.rows.update((i, next(vectors)) for i in batch)
         for job in {id(job): job for job, _ in work}.values():
             job.settle()
 
-    def _fail(self, work: Sequence[tuple[_Job, list[int]]], error: Exception) -> None:
+    def _fail(self, work: Sequence[tuple[_Job, list[int]]], error: BaseException) -> None:
+        failure = error if isinstance(error, EmbeddingError) else EmbeddingError(f"the model failed: {error}")
+        failure.__cause__ = None if failure is error else error
         for job in {id(job): job for job, _ in work}.values():
-            job.done.set_exception(error)
+            job.done.set_exception(failure)
             if self._bulk and self._bulk[0] is job:
                 self._bulk.popleft()
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: TracebankError) -> None:
         with self._wake:
             for job in (*self._questions, *self._bulk):
                 if not job.done.done():
-                    job.done.set_exception(EmbeddingError("the engine is shutting down"))
+                    job.done.set_exception(error)

@@ -112,12 +112,18 @@ def prepare_directory(directory: Path, wanted: Mapping[str, object]) -> bool:
 
 
 def mark_directory(directory: Path, wanted: Mapping[str, object]) -> None:
-    """Write down that the directory is a complete index of this format."""
-    (directory / FORMAT_FILE).write_text(json.dumps(dict(wanted)), encoding="utf-8")
+    """Write down that the directory is a complete index of this format. Raises: DataDirError."""
+    try:
+        (directory / FORMAT_FILE).write_text(json.dumps(dict(wanted)), encoding="utf-8")
+    except OSError as error:
+        raise DataDirError(f"{directory} cannot be written: {error.strerror}") from error
 
 
 def set_aside(directory: Path) -> None:
-    """Move what is there to `<name>.set-aside` (of which the last one is kept) and leave an empty directory."""
+    """Move what is there to `<name>.set-aside` (of which the last one is kept) and leave an empty directory.
+
+    Raises: DataDirError.
+    """
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             aside = directory.with_name(directory.name + ".set-aside")

@@ -7,6 +7,7 @@ costs 30 times an unfiltered query.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -92,8 +93,9 @@ class ChromaVectorIndex:
             self._close_client()
 
     def _close_client(self) -> None:
-        # Its absence or a client that is already broken must not keep us from closing.
-        _guarded(getattr(self._client, "close", lambda: None))
+        # A client that is broken must not keep us from closing: its files are whole, or will be set aside.
+        with contextlib.suppress(IndexFaultError):
+            _guarded(getattr(self._client, "close", lambda: None))
 
     def _collection(self, namespace: int) -> Collection:
         with self._lock:
@@ -108,9 +110,15 @@ class ChromaVectorIndex:
 
 def _open_client(directory: Path) -> ClientAPI:
     import chromadb  # 0.7 s: only where an index is opened
+    from chromadb.api.shared_system_client import SharedSystemClient
     from chromadb.config import Settings
 
-    return _guarded(lambda: chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False)))
+    try:
+        return _guarded(lambda: chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False)))
+    except IndexFaultError:
+        # Chroma keeps what it could not open, and would give it to whoever opens the same path again.
+        SharedSystemClient.clear_system_cache()
+        raise
 
 
 def _upsert(collection: Collection, records: Sequence[tuple[IndexedTrace, int, str]], vectors: Vectors) -> None:

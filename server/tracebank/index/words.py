@@ -20,7 +20,7 @@ import tantivy
 from tracebank.errors import IndexFaultError
 from tracebank.index.base import ChunkKey, IndexedTrace, Removal, WordHits, mark_directory, prepare_directory, set_aside
 from tracebank.index.stopwords import STOP_WORDS
-from tracebank.records import Filters
+from tracebank.records import Filters, Outcome
 
 FORMAT_VERSION = 1
 K1 = 1.2
@@ -85,7 +85,9 @@ class _Field:
             self._replace(self._writer, rows, texts)
         except Exception:
             # What the writer holds uncommitted must not slip into the next commit.
-            self._writer = None
+            writer, self._writer = self._writer, None
+            writer.rollback()
+            self._writer = writer
             raise
         self.index.reload()
         self.searcher = self.index.searcher()
@@ -113,9 +115,10 @@ class _Field:
     def search(self, terms: Sequence[str], limit: int, restriction: Sequence[tantivy.Query]) -> dict[int, float]:
         """Return the relative BM25 of the best documents, by number."""
         searcher = self.searcher
-        documents = searcher.num_docs
-        if not terms or not documents or not limit:
+        if not terms or not searcher.num_docs or not limit:
             return {}
+        # BM25 counts the documents that are deleted but not merged away yet, too; each has one outcome.
+        documents = sum(searcher.doc_freq("outcome", str(outcome)) for outcome in Outcome)
         highest = sum(idf(documents, searcher.doc_freq("text", term)) * (K1 + 1) for term in terms)
         words = [(tantivy.Occur.Should, tantivy.Query.term_query(self.schema, "text", term, index_option="freq")) for term in terms]
         query = tantivy.Query.boolean_query(words)

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
-from mcp.server.runner import serve_dual_era_loop
-from mcp.server.stdio import stdio_server
 
 from tracebank import __version__
-from tracebank.engine import Engine, Session
-from tracebank.protocol.plugins import Plugins
+from tracebank.engine import Session
 from tracebank.protocol.tools import EngineTool, ToolContext, session_of
 from tracebank.reporting import report
 
@@ -59,10 +56,3 @@ def build_server(tools: Sequence[EngineTool]) -> MCPServer[Session]:
         )
 
     return server
-
-
-async def serve_stdio(engine: Engine, plugins: Plugins, *, namespace: str, tools: tuple[str, ...]) -> None:
-    """Serve one client on standard input and output, in either protocol era, until its input ends."""
-    server = build_server(plugins.chosen(tools))
-    async with stdio_server() as (read, write):
-        await serve_dual_era_loop(server._lowlevel_server, read, write, lifespan_state=engine.session(namespace))

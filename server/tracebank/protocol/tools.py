@@ -29,6 +29,10 @@ ENTRY_POINT_GROUP = "tracebank.tools"
 
 ToolContext = Context[Session, Any]
 
+# What costs the agent tokens and tells it nothing: of an argument its title, of a result also what a program checks.
+_NOISE = frozenset({"title"})
+_OUTPUT_NOISE = frozenset({"title", "description", "required", "additionalProperties"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
@@ -80,14 +84,14 @@ class EngineTool(Tool):
 
 def build(spec: ToolSpec) -> EngineTool:
     """Return the MCP tool of a spec, its schemas without what only costs tokens."""
-    annotations = ToolAnnotations(
-        read_only_hint=spec.read_only, destructive_hint=spec.destructive, idempotent_hint=spec.idempotent, open_world_hint=False
-    )
+    # For a tool that only reads, the other two hints mean nothing.
+    acts = {} if spec.read_only else {"destructive_hint": spec.destructive, "idempotent_hint": spec.idempotent}
+    annotations = ToolAnnotations(read_only_hint=spec.read_only, open_world_hint=False, **acts)
     tool = EngineTool.from_function(spec.run, title=spec.title, description=_description(spec.run), annotations=annotations)
     assert isinstance(tool, EngineTool)
     tool.parameters = _compact(tool.parameters)
     if tool.fn_metadata.output_schema is not None:
-        tool.fn_metadata.output_schema = _compact(tool.fn_metadata.output_schema)
+        tool.fn_metadata.output_schema = _compact(tool.fn_metadata.output_schema, drop=_OUTPUT_NOISE)
     return tool
 
 
@@ -95,16 +99,16 @@ def _description(function: Callable[..., Any]) -> str:
     return " ".join((function.__doc__ or "").split())
 
 
-def _compact(schema: Any, *, in_properties: bool = False) -> Any:
-    """Return the schema without titles and null defaults, and with `X or null` written as X."""
+def _compact(schema: Any, *, drop: frozenset[str] = _NOISE, in_properties: bool = False) -> Any:
+    """Return the schema without what is in `drop` and null defaults, and with `X or null` written as X."""
     if isinstance(schema, list):
-        return [_compact(item) for item in schema]
+        return [_compact(item, drop=drop) for item in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {
-        key: _compact(value, in_properties=key in ("properties", "$defs") and not in_properties)
+        key: _compact(value, drop=drop, in_properties=key in ("properties", "$defs") and not in_properties)
         for key, value in schema.items()
-        if in_properties or not (key == "title" or (key == "default" and value is None))
+        if in_properties or not (key in drop or (key == "default" and value is None))
     }
     options = kept.get("anyOf")
     if not in_properties and isinstance(options, list) and {"type": "null"} in options:

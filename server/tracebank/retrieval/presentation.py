@@ -27,8 +27,8 @@ CONCISE_TASK_TOKENS, CONCISE_LESSON_TOKENS = 120, 160
 CONCISE_LESSONS, CONCISE_PASSAGES = 4, 4
 BORDER_CHARS = 120
 UNSHOWN_TASK_CHARS = 160
-_TAG = re.compile(r"<(?=/?memory\b)", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+_TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n+")
 
 Span = tuple[str, int, int, int]
 
@@ -123,7 +123,7 @@ def present(
     `several` names each memory's namespace. A memory that finds no room is still a result, without its text.
     """
     memories = [_Memory(stored, ranked, spans, i, several) for i, (stored, ranked, spans) in enumerate(found, 1)]
-    head = [INTRODUCTION if memories else "No memory matches.", *([f"({note})"] if note else [])]
+    head = [INTRODUCTION if memories else "No memory matches.", *([f"({_TAG.sub('&lt;', note)})"] if note else [])]
     shown = _Filler(tokenizer, max_tokens, detail, head).fill(memories)
     text, tokens = _fit(head, shown, len(memories), tokenizer, max_tokens)
     showing = {memory.number for memory in shown}

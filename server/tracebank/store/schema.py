@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreFullError, StoreVersionError
@@ -112,23 +113,19 @@ def open_store(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Co
     Raises: StoreCorruptError, StoreVersionError (the file is left untouched), StoreFullError, DataDirError.
     """
     try:
-        fresh = _check_header(path)
+        if not _check_header(path):
+            _check_ours(path, len(migrations))
         db = connect(path)
     except OSError as error:
         raise DataDirError(f"{path} cannot be read: {error.strerror}") from error
     except sqlite3.Error as error:
         raise DataDirError(f"{path} cannot be opened: {error}; choose another directory with TRACEBANK_DATA_DIR") from error
     try:
-        if not fresh:
-            _check_ours(db, path, len(migrations))
         db.execute("PRAGMA journal_mode = WAL")
         _migrate(db, migrations)
     except sqlite3.Error as error:
         db.close()
         raise translate(error, path) from error
-    except StoreError:
-        db.close()
-        raise
     return db
 
 
@@ -142,10 +139,15 @@ def _check_header(path: Path) -> bool:
     return False
 
 
-def _check_ours(db: sqlite3.Connection, path: Path, known: int) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+def _check_ours(path: Path, known: int) -> None:
+    # Read-only: a connection that may write would move a foreign write-ahead log into the file when it closes.
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)) as db:
+        try:
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
     if application != APPLICATION_ID and tables:
         raise StoreCorruptError(f"{path} is a SQLite file of another program; it is left as it is: choose another data directory")
     if version > known:

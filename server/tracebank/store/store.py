@@ -43,8 +43,10 @@ class Store:
     def close(self) -> None:
         """Finish the writes that were submitted and close the file."""
         self._writer.close()
-        while not self._readers.empty():
-            self._readers.get().close()
+        for reader in [self._readers.get() for _ in range(READERS)]:
+            reader.close()
+            # Who comes too late gets a closed connection, and so an error: it must not wait for ever.
+            self._readers.put(reader)
 
     async def write(self, action: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run `action` in the writer's thread and return its result once it is on disk.

@@ -39,35 +39,38 @@ class Added:
 
 
 def content_hash(trace: Trace) -> bytes:
-    """Return 16 bytes that change when the trace does (its time counts only where the caller gave one)."""
+    """Return 16 bytes that change when the trace does."""
     row = json.dumps(trace.as_json(), sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(row.encode(), digest_size=16).digest()
 
 
 def namespace_id(db: sqlite3.Connection, name: str) -> int:
     """Return the namespace's number, making it where it is new."""
-    db.execute("INSERT OR IGNORE INTO namespaces (name) VALUES (?)", (name,))
-    return int(db.execute("SELECT id FROM namespaces WHERE name = ?", (name,)).fetchone()[0])
+    # Not INSERT OR IGNORE: that writes, and so costs a commit, even where nothing is new.
+    found = db.execute("SELECT id FROM namespaces WHERE name = ?", (name,)).fetchone()
+    return int(found[0] if found else db.execute("INSERT INTO namespaces (name) VALUES (?) RETURNING id", (name,)).fetchone()[0])
 
 
 def upsert(db: sqlite3.Connection, trace: Trace, chunks: Sequence[Chunk], *, now_ms: int, priority: int) -> Added:
     """Store the trace, replacing one of the same namespace and id; queue it for the indexes."""
-    space, digest = namespace_id(db, trace.namespace), content_hash(trace)
+    space = namespace_id(db, trace.namespace)
     found = db.execute(
         "SELECT id, content_hash, occurred_at_ms FROM traces WHERE namespace_id = ? AND trace_id = ?", (space, trace.trace_id)
     ).fetchone()
+    if trace.occurred_at_ms is None:
+        trace = replace(trace, occurred_at_ms=found[2] if found else now_ms)
+    digest = content_hash(trace)
     if found and found[1] == digest:
         count = db.execute("SELECT count(*) FROM chunks WHERE trace = ?", (found[0],)).fetchone()[0]
         return Added(row=found[0], status="unchanged", chunks=count, seq=None)
-    occurred_at_ms = trace.occurred_at_ms if trace.occurred_at_ms is not None else found[2] if found else now_ms
     values = (
-        trace.task, trace.content, str(trace.outcome), trace.parent_id, occurred_at_ms, now_ms,
+        trace.task, trace.content, str(trace.outcome), trace.parent_id, trace.occurred_at_ms, now_ms,
         json.dumps(dict(trace.metadata), ensure_ascii=False), digest,
     )  # fmt: skip
-    stale = 0
+    dropped: list[bytes] = []
     if found:
         row = found[0]
-        stale = _drop_parts(db, row)
+        dropped = _drop_parts(db, row)
         db.execute(
             "UPDATE traces SET task=?, content=?, outcome=?, parent_id=?, occurred_at_ms=?, updated_at_ms=?, metadata=?, content_hash=? "
             "WHERE id = ?",
@@ -81,7 +84,8 @@ def upsert(db: sqlite3.Connection, trace: Trace, chunks: Sequence[Chunk], *, now
         )
         row = int(cursor.lastrowid or 0)
     _insert_parts(db, row, trace, chunks)
-    seq = outbox.put(db, row, space, stale_chunks=stale, priority=priority)
+    _drop_vectors(db, dropped)
+    seq = outbox.put(db, row, space, stale_chunks=len(dropped), priority=priority)
     return Added(row=row, status="updated" if found else "created", chunks=len(chunks), seq=seq)
 
 
@@ -91,9 +95,10 @@ def delete(db: sqlite3.Connection, rows: Iterable[int]) -> int:
     for row in rows:
         found = db.execute("SELECT namespace_id FROM traces WHERE id = ?", (row,)).fetchone()
         if found:
-            stale = _drop_parts(db, row)
+            dropped = _drop_parts(db, row)
+            _drop_vectors(db, dropped)
             db.execute("DELETE FROM traces WHERE id = ?", (row,))
-            outbox.put(db, row, found[0], stale_chunks=stale, priority=outbox.INTERACTIVE)
+            outbox.put(db, row, found[0], stale_chunks=len(dropped), priority=outbox.INTERACTIVE)
             deleted += 1
     return deleted
 
@@ -110,16 +115,20 @@ def _insert_parts(db: sqlite3.Connection, row: int, trace: Trace, chunks: Sequen
     )
 
 
-def _drop_parts(db: sqlite3.Connection, row: int) -> int:
-    """Delete lessons, tags, chunks and the vectors that no other chunk needs. Returns how many chunks there were."""
+def _drop_parts(db: sqlite3.Connection, row: int) -> list[bytes]:
+    """Delete lessons, tags and chunks. Returns the hash of each chunk there was."""
     hashes = [h for (h,) in db.execute("SELECT text_hash FROM chunks WHERE trace = ?", (row,))]
     for table in ("lessons", "tags", "chunks"):
         db.execute(f"DELETE FROM {table} WHERE trace = ?", (row,))
+    return hashes
+
+
+def _drop_vectors(db: sqlite3.Connection, hashes: Iterable[bytes]) -> None:
+    """Delete those of the vectors that no chunk needs any more."""
     db.executemany(
         "DELETE FROM embeddings WHERE text_hash = ?1 AND NOT EXISTS (SELECT 1 FROM chunks WHERE chunks.text_hash = ?1)",
         [(h,) for h in set(hashes)],
     )
-    return len(hashes)
 
 
 def load(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, StoredTrace]:

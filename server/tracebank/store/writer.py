@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tracebank.errors import StoreError
 from tracebank.store.schema import translate
 
 Result = TypeVar("Result")
@@ -37,19 +38,29 @@ class Writer:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db, self._path = db, path
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
         self.commits = 0
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     def submit(self, write: Write[Result]) -> Future[Result]:
-        """Queue a write. Its future is settled once the write is on disk, or has failed and left nothing."""
+        """Queue a write. Its future is settled once the write is on disk, or has failed and left nothing.
+
+        Raises: StoreError after `close`.
+        """
         done: Future[Result] = Future()
-        self._queue.put(_Job(write, done))
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self._path} is closed")
+            self._queue.put(_Job(write, done))
         return done
 
     def close(self) -> None:
         """Finish what was submitted, then end the thread and close the connection."""
-        self._queue.put(None)
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
         self._thread.join()
         self._db.close()
 

@@ -1,0 +1,247 @@
+"""Finding, starting and greeting the engine of a data directory. Standard library only: the front starts with it.
+
+The engine listens on a Unix socket (loopback TCP where there are none) and writes where into `engine.address`, for its
+owner's eyes only. Whoever connects says who it is in one line of JSON and is answered in one. Whoever finds nobody
+starts the engine, one at a time under a file lock, and waits until it says that it listens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from tracebank import __version__
+from tracebank.errors import DataDirError, EngineError
+from tracebank.locking import FileLock, holder_of
+
+if TYPE_CHECKING:
+    from typing import Any
+
+ADDRESS_NAME, START_LOCK_NAME, LOG_NAME, STDERR_NAME = "engine.address", "start.lock", "engine.log", "engine.stderr"
+TRANSPORT_VARIABLE = "TRACEBANK_TRANSPORT"
+START_TIMEOUT_S = 60.0
+GREETING_TIMEOUT_S = 60.0
+RETRY_S = 0.05
+LOG_TAIL_BYTES = 2_000
+# Variables that belong to one client; they travel with its greeting and not to the engine.
+CLIENT_VARIABLES = ("TRACEBANK_NAMESPACE", "TRACEBANK_TOOLS")
+# Variables that say where and how, and are therefore the same for whoever finds the engine.
+PLACE_VARIABLES = ("TRACEBANK_DATA_DIR", "TRACEBANK_ENGINE", TRANSPORT_VARIABLE)
+
+
+class Connection:
+    """A connection to the engine: whole lines in both directions. Reading and writing may be two threads' work."""
+
+    def __init__(self, sock: socket.socket, about: dict[str, Any]) -> None:
+        self.socket, self.about = sock, about
+        self._reader = sock.makefile("rb")
+
+    def send(self, line: bytes) -> None:
+        """Send a line, its newline included. Raises: OSError."""
+        self.socket.sendall(line)
+
+    def receive(self) -> bytes:
+        """Return the next line, or b"" when the engine has closed. Raises: OSError."""
+        return self._reader.readline()
+
+    def close(self) -> None:
+        """Close both directions; a thread that is receiving wakes up."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+def connect_or_start(data_dir: str, role: str) -> Connection:
+    """Return a greeted connection, starting the engine where none answers.
+
+    An engine of an older version is asked to leave first. Raises: EngineError, DataDirError.
+    """
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    while True:
+        connection = connect(data_dir, role)
+        if connection is not None:
+            if not _older(connection.about.get("version")):
+                return connection
+            connection.close()
+            ask_to_leave(data_dir)
+        elif holder := holder_of(data_dir):
+            if holder.get("mode") == "in-process":
+                raise EngineError(f"{data_dir} is in use by process {holder.get('pid')}, which serves its own client only: end it first")
+            # It is coming up, or on its way out.
+            time.sleep(RETRY_S)
+        else:
+            _start_one(data_dir)
+        if time.monotonic() > give_up_at:
+            raise EngineError(
+                f"the engine of {data_dir} does not answer within {START_TIMEOUT_S:.0f} s: see {os.path.join(data_dir, LOG_NAME)}"
+            )
+
+
+def connect(data_dir: str, role: str) -> Connection | None:
+    """Return a greeted connection to the engine that is running, or None. Raises: EngineError where it refuses."""
+    sock, token = _dial(data_dir)
+    if sock is None:
+        return None
+    try:
+        sock.settimeout(GREETING_TIMEOUT_S)
+        connection = Connection(sock, {})
+        connection.send(json.dumps({**greeting(role), "token": token}).encode() + b"\n")
+        answer = json.loads(connection.receive() or b"null")
+        sock.settimeout(None)
+    except (OSError, ValueError):
+        sock.close()
+        return None
+    if not isinstance(answer, dict):
+        sock.close()
+        return None
+    if "error" in answer:
+        sock.close()
+        raise EngineError(answer["error"])
+    connection.about = answer
+    return connection
+
+
+def greeting(role: str) -> dict[str, Any]:
+    """Return who we are, and what of our environment concerns the engine."""
+    settings = {k: v for k, v in os.environ.items() if k.startswith("TRACEBANK_") and k not in (*CLIENT_VARIABLES, *PLACE_VARIABLES)}
+    return {
+        "tracebank": __version__,
+        "role": role,
+        "namespace": os.environ.get("TRACEBANK_NAMESPACE"),
+        "tools": os.environ.get("TRACEBANK_TOOLS"),
+        "settings": settings,
+    }
+
+
+def ask_to_leave(data_dir: str, timeout_s: float = 30.0) -> int | None:
+    """Ask the engine to finish what it accepted and leave; wait until it has. Returns its process id, None if there is none.
+
+    Raises: EngineError if it stays.
+    """
+    holder = holder_of(data_dir)
+    if holder is None:
+        return None
+    connection = connect(data_dir, "stop")
+    if connection is not None:
+        connection.close()
+    elif pid := holder.get("pid"):
+        import signal
+
+        os.kill(pid, signal.SIGTERM)
+    give_up_at = time.monotonic() + timeout_s
+    while (still := holder_of(data_dir)) is not None and still.get("pid") == holder.get("pid"):
+        if time.monotonic() > give_up_at:
+            raise EngineError(f"process {holder.get('pid')} has not ended within {timeout_s:.0f} s; end it with your system's tools")
+        time.sleep(RETRY_S)
+    return holder.get("pid")
+
+
+def socket_path(data_dir: str) -> str | None:
+    """Return where the engine's Unix socket is, or None where TCP is to be used.
+
+    A path over the system's limit is replaced by a short one in a directory that only the user can enter.
+    """
+    if not hasattr(socket, "AF_UNIX") or os.environ.get(TRANSPORT_VARIABLE) == "tcp":
+        return None
+    path = os.path.join(data_dir, "engine.sock")
+    if len(os.fsencode(path)) <= 100:
+        return path
+    import hashlib
+    import tempfile
+
+    home = os.environ.get("XDG_RUNTIME_DIR") or os.path.join(tempfile.gettempdir(), f"tracebank-{os.getuid()}")
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    about = os.stat(home)
+    if about.st_uid != os.getuid() or about.st_mode & 0o077:
+        raise EngineError(f"{home} must belong to you alone: remove it, or choose a shorter data directory")
+    return os.path.join(home, hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:24] + ".sock")
+
+
+def _dial(data_dir: str) -> tuple[socket.socket | None, str]:
+    try:
+        with open(os.path.join(data_dir, ADDRESS_NAME), encoding="utf-8") as file:
+            address = json.load(file)
+        if "unix" in address:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            target: Any = address["unix"]
+        elif holder_of(data_dir) is None:
+            # Nobody holds the directory, so the port is a stranger's by now: he must not see the token.
+            return None, ""
+        else:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            target = ("127.0.0.1", address["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, ""
+    try:
+        sock.connect(target)
+    except OSError:
+        sock.close()
+        return None, ""
+    return sock, address.get("token", "")
+
+
+def _older(version: object) -> bool:
+    return isinstance(version, str) and _parts(version) < _parts(__version__)
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.split("+")[0].split(".")[:3])
+
+
+def _start_one(data_dir: str) -> None:
+    """Start the engine, unless somebody else just does; return when it listens. Raises: EngineError, DataDirError."""
+    try:
+        os.makedirs(data_dir, mode=0o700, exist_ok=True)
+        lock = FileLock(os.path.join(data_dir, START_LOCK_NAME))
+    except OSError as error:
+        raise DataDirError(f"{data_dir} cannot be written: {error.strerror}; set TRACEBANK_DATA_DIR to a directory that can be") from error
+    try:
+        lock.wait()
+        if holder_of(data_dir) is None:
+            _spawn(data_dir)
+    finally:
+        lock.close()
+
+
+def _spawn(data_dir: str) -> None:
+    import subprocess
+
+    environment = {k: v for k, v in os.environ.items() if k not in CLIENT_VARIABLES}
+    environment["TRACEBANK_DATA_DIR"] = data_dir
+    with open(os.path.join(data_dir, STDERR_NAME), "wb", buffering=0) as errors:
+        # Its own session: a signal to the client's process group, or the end of its terminal, is not meant for it.
+        options: dict[str, Any] = {"creationflags": 0x00000208} if sys.platform == "win32" else {"start_new_session": True}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tracebank.daemon"],
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, cwd=data_dir, **options,
+        )  # fmt: skip
+    assert child.stdout is not None
+    with child.stdout as told:
+        line = told.readline()
+    if line.strip() == b"ready":
+        # It outlives us or not; while we are there, somebody must take note of its end, or a zombie stays.
+        threading.Thread(target=child.wait, name="engine-exit", daemon=True).start()
+        return
+    code = child.wait()
+    told_error = line.decode("utf-8", "replace").strip()
+    raise EngineError(told_error or f"the engine ended with status {code} while starting: {log_tail(data_dir)}")
+
+
+def log_tail(data_dir: str) -> str:
+    """Return the end of the engine's log and of what it wrote to standard error."""
+    tails = []
+    for name in (STDERR_NAME, LOG_NAME):
+        try:
+            with open(os.path.join(data_dir, name), "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
+                tails.append(file.read().decode("utf-8", "replace").strip())
+        except OSError:
+            continue
+    return "\n".join(tail for tail in tails if tail) or "its log is empty"
