@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import wraps
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 out, err = Console(soft_wrap=True), Console(stderr=True)
 BATCH_LINES = 100
+TOKEN_NAME = "http.token"  # noqa: S105 - a file name
 
 Events = AsyncIterator[dict[str, Any]]
 Call = Callable[..., Events]
@@ -335,6 +337,39 @@ async def stop() -> None:
     """End the engine of this data directory, cleanly."""
     pid = await asyncio.to_thread(link.ask_to_leave, default_data_dir())
     err.print("not running" if pid is None else f"stopped process {pid}", highlight=False)
+
+
+@command
+async def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on. One that others can reach needs the token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0: any that is free.")] = 7333,
+    token: Annotated[
+        bool, typer.Option("--token/--no-token", help="Ask clients for a bearer token (--no-token: on loopback only).")
+    ] = True,
+) -> None:
+    """Serve MCP over streamable HTTP by the engine, until interrupted."""
+    data_dir = default_data_dir()
+    secret = _http_token(data_dir) if token else None
+    async with engine() as call:
+        async for event in call("serve", host=host, port=port, token=secret):
+            out.print(f"serving {event['url']}", highlight=False)
+            if secret:
+                source = "TRACEBANK_HTTP_TOKEN" if "TRACEBANK_HTTP_TOKEN" in os.environ else f"the file {Path(data_dir) / TOKEN_NAME}"
+                err.print(f"clients send the header `Authorization: Bearer …` with the token from {source}", highlight=False)
+
+
+def _http_token(data_dir: str) -> str:
+    """Return the token from the environment, else from its file, made where it is new."""
+    if token := os.environ.get("TRACEBANK_HTTP_TOKEN"):
+        return token
+    file = Path(data_dir) / TOKEN_NAME
+    try:
+        Path(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError), os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(secrets.token_urlsafe(32))
+        return file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise EngineError(f"{file} cannot be written: {error.strerror}; set TRACEBANK_HTTP_TOKEN") from error
 
 
 @command

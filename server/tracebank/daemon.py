@@ -28,6 +28,7 @@ from tracebank import __version__, link
 from tracebank.engine import Engine, Session
 from tracebank.errors import InputError, SettingsError, TracebankError
 from tracebank.front import answers_path
+from tracebank.http import HttpSettings, serving
 from tracebank.operations import OPERATIONS
 from tracebank.protocol.answers import early_answers, write_down
 from tracebank.protocol.plugins import Plugins, load_plugins
@@ -173,6 +174,9 @@ class Daemon:
         session = self._engine.session(self._namespace(greeting))
         async for line in lines(reader):
             request = json.loads(line)
+            if request["operation"] == "serve":
+                await self._serve_http(request["arguments"], reader, say)
+                return
             self._calls.begin()
             try:
                 async for event in OPERATIONS[request["operation"]](session, **request["arguments"]):
@@ -182,6 +186,21 @@ class Daemon:
                 await say({"error": str(error)})
             finally:
                 self._calls.end()
+
+    async def _serve_http(
+        self,
+        arguments: Mapping[str, Any],
+        reader: asyncio.StreamReader,
+        say: Callable[[Mapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Serve HTTP for as long as the one who asked for it stays connected."""
+        try:
+            server = build_server(self._plugins.chosen(self._settings.tools), shared=self._engine.session())
+            async with serving(server, HttpSettings(**arguments)) as url:
+                await say({"event": {"url": url}})
+                await reader.read()
+        except TracebankError as error:
+            await say({"error": str(error)})
 
     # -- leaving ------------------------------------------------------------------------------------------------
 

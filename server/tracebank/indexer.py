@@ -180,7 +180,8 @@ class Indexer:
         await self._finish_refill(sink)
         entries = [] if self._index_of(sink) is None or sink in self.faults else await self._due(sink)
         if not entries:
-            self._rebuilding.discard(sink)
+            if not self._refilling[sink].locked():
+                self._rebuilding.discard(sink)
             await self._announce()
             await self._wake[sink].wait()
             await self._linger()

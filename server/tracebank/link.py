@@ -32,7 +32,7 @@ LOG_TAIL_BYTES = 2_000
 # Variables that belong to one client; they travel with its greeting and not to the engine.
 CLIENT_VARIABLES = ("TRACEBANK_NAMESPACE", "TRACEBANK_TOOLS")
 # Variables that say where and how, and are therefore the same for whoever finds the engine.
-PLACE_VARIABLES = ("TRACEBANK_DATA_DIR", "TRACEBANK_ENGINE", TRANSPORT_VARIABLE)
+PLACE_VARIABLES = ("TRACEBANK_DATA_DIR", "TRACEBANK_ENGINE", "TRACEBANK_HTTP_TOKEN", TRANSPORT_VARIABLE)
 
 
 class Connection:

@@ -157,4 +157,7 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 def _explain(item: Any, file: Path) -> str:
     name = ".".join(str(part) for part in item["loc"])
     variable = "TRACEBANK_" + "__".join(str(part).upper() for part in item["loc"])
-    return f"setting {name}: {item['msg']}, not {item['input']!r} (set in {variable} or {file})"
+    if item["type"] == "extra_forbidden":
+        return f"setting {name}: there is no such setting (it is in {variable} or {file})"
+    problem = item["msg"].removeprefix("Value error, ")
+    return f"setting {name}: {problem}, not {item['input']!r} (set in {variable} or {file})"

@@ -178,18 +178,17 @@ class EmbeddingService:
             return [(job, batch)]
 
     def _encode(self, model: EmbeddingModel, work: Sequence[tuple[_Job, list[int]]]) -> None:
-        texts = [job.texts[i] for job, batch in work for i in batch]
+        places = [(job, i) for job, batch in work for i in batch]
         started = time.perf_counter()
         try:
-            vectors = dict(zip(positions, model.encode(texts), strict=True))
+            encoded = list(zip(places, model.encode([job.texts[i] for job, i in places]), strict=True))
         except BaseException as error:  # every waiter is settled, and the next batch is served
             self._fail(work, error)
             return
         self._metrics.observe("embed_batch", (time.perf_counter() - started) * 1e3)
-        self._metrics.count("embedded_texts", len(texts))
-        vectors = iter(encoded)
-        for job, batch in work:
-            job.rows.update((i, next(vectors)) for i in batch)
+        self._metrics.count("embedded_texts", len(places))
+        for (job, i), vector in encoded:
+            job.rows[i] = vector
         for job in {id(job): job for job, _ in work}.values():
             job.settle()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
@@ -21,10 +22,25 @@ notes into content. Record failures too: they are worth most. Memories are quote
 whole memory at trace://{trace_id}."""
 
 
-def build_server(tools: Sequence[EngineTool]) -> MCPServer[Session]:
-    """Return a server that offers these tools. Its lifespan state is the connection's `Session`."""
+def build_server(tools: Sequence[EngineTool], *, shared: Session | None = None) -> MCPServer[Session]:
+    """Return a server that offers these tools. Its lifespan state is the connection's `Session`.
+
+    A transport that has no session for each connection (HTTP) uses `shared` for all of them.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[Session]) -> AsyncIterator[Session]:
+        assert shared is not None
+        yield shared
+
     server: MCPServer[Session] = MCPServer(
-        "tracebank", title="Tracebank", version=__version__, instructions=INSTRUCTIONS, tools=list(tools), log_level="WARNING"
+        "tracebank",
+        title="Tracebank",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        tools=list(tools),
+        log_level="WARNING",
+        lifespan=lifespan if shared is not None else None,
     )
 
     @server.resource("trace://{+trace_id}", name="trace", title="One memory, whole", mime_type="application/json")

@@ -1,0 +1,128 @@
+"""Streamable HTTP by the same engine: one address, a bearer token, Host and Origin checked, sizes bounded.
+
+`tracebank serve` asks the engine for it, so clients on HTTP and on stdio share one memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tracebank.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from tracebank.engine import Session
+
+log = logging.getLogger(__name__)
+
+PATH = "/mcp"
+MAX_REQUEST_BYTES = 8 * 1_048_576
+GRACE_S = 5
+REALM = b'Bearer realm="tracebank"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Where to listen, and the token to ask for; None: none, which only loopback may."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise InputError("port", f"must be 0 to 65,535, not {self.port}")
+        if self.token is None and not is_loopback(self.host):
+            raise SettingsError(f"without a token only this machine may connect: {self.host} needs one")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class BearerToken:
+    """An ASGI middleware that lets nobody in without the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._expected = app, f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 401."""
+        if scope["type"] == "http" and not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._expected):
+            await send({"type": "http.response.start", "status": 401, "headers": [(b"www-authenticate", REALM), (b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def serving(server: MCPServer[Session], settings: HttpSettings) -> AsyncIterator[str]:
+    """Serve MCP over HTTP until the body ends; yields the URL. Requests in work are finished, for a while.
+
+    Raises: SettingsError where the address cannot be had.
+    """
+    import asyncio
+
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # signals are the engine's
+
+    sock = _bound(settings)
+    port = sock.getsockname()[1]
+    config = uvicorn.Config(
+        _application(server, settings), log_config=None, lifespan="on", server_header=False, timeout_graceful_shutdown=GRACE_S
+    )
+    running = Server(config)
+    task = asyncio.create_task(running.serve(sockets=[sock]))
+    try:
+        yield f"http://{_url_host(settings.host)}:{port}{PATH}"
+    finally:
+        running.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        sock.close()
+
+
+def _application(server: MCPServer[Session], settings: HttpSettings) -> Callable[..., object]:
+    from mcp.server.transport_security import TransportSecuritySettings
+
+    names = ["127.0.0.1", "localhost", "[::1]"] if is_loopback(settings.host) else [_url_host(settings.host)]
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=True,
+        allowed_hosts=[f"{name}:*" for name in names],
+        allowed_origins=[f"http://{name}:*" for name in names],
+    )
+    app: ASGIApp = server.streamable_http_app(
+        streamable_http_path=PATH, max_request_body_size=MAX_REQUEST_BYTES, transport_security=security, host=settings.host
+    )
+    return app if settings.token is None else BearerToken(app, settings.token)
+
+
+def _bound(settings: HttpSettings) -> socket.socket:
+    try:
+        return socket.create_server((settings.host, settings.port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port") from error
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

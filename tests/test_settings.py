@@ -1,0 +1,136 @@
+"""Where a setting comes from, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from tracebank.errors import SettingsError
+from tracebank.settings import Settings, default_data_dir, load_settings
+
+SAMPLE = Path(__file__).parents[1] / "config" / "tracebank.toml"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Return a data directory that is there but empty."""
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each source is asked in turn, also for single settings of one section."""
+    (directory / "tracebank.toml").write_text('namespace = "file"\n[retrieval]\nk = 7\nmax_tokens = 700\ncandidates = 70\n')
+    monkeypatch.setenv("TRACEBANK_RETRIEVAL__K", "8")
+    monkeypatch.setenv("TRACEBANK_RETRIEVAL__MAX_TOKENS", "800")
+    monkeypatch.setenv("TRACEBANK_NAMESPACE", "environment")
+    settings = load_settings(directory, namespace="flag", retrieval={"k": 9})
+    assert settings.namespace == "flag"
+    assert (settings.retrieval.k, settings.retrieval.max_tokens, settings.retrieval.candidates) == (9, 800, 70)
+    assert settings.retrieval.wait_ms == Settings.model_fields["retrieval"].default.wait_ms
+    assert load_settings(directory).namespace == "environment"
+
+
+def test_the_data_directory_comes_from_the_flag_else_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its file from there, too; the file cannot send us elsewhere."""
+    named = tmp_path / "named"
+    named.mkdir()
+    (named / "tracebank.toml").write_text('namespace = "of named"\ndata_dir = "/elsewhere"\n')
+    monkeypatch.setenv("TRACEBANK_DATA_DIR", str(named))
+    assert default_data_dir() == named
+    assert (load_settings().data_dir, load_settings().namespace) == (named, "of named")
+    assert (load_settings(tmp_path / "other").data_dir, load_settings(tmp_path / "other").namespace) == (tmp_path / "other", "default")
+
+
+def test_without_a_name_the_data_directory_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the user's data, by our name."""
+    monkeypatch.delenv("TRACEBANK_DATA_DIR")
+    assert default_data_dir().is_absolute()
+    assert "tracebank" in default_data_dir().name
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield name, type(field.default)
+
+
+def test_the_sample_file_holds_exactly_the_defaults(directory: Path) -> None:
+    """Copied as it is, it changes nothing."""
+    (directory / "tracebank.toml").write_text(SAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
+    with_file = load_settings(directory).model_dump()
+    (directory / "tracebank.toml").unlink()
+    assert with_file == load_settings(directory).model_dump()
+
+
+def test_the_sample_file_has_every_setting_and_explains_it() -> None:
+    """A setting without its line in the file, or its comment above, is not documented."""
+    written = tomllib.loads(SAMPLE.read_text(encoding="utf-8"))
+    expected = {name: set(section.model_fields) for name, section in _sections()}
+    top = set(Settings.model_fields) - set(expected) - {"data_dir"}
+    assert {name for name, value in written.items() if not isinstance(value, dict)} == top
+    assert {name: set(value) for name, value in written.items() if isinstance(value, dict)} == expected
+    for block in re.split(r"\n\s*\n", SAMPLE.read_text(encoding="utf-8")):
+        lines = [line for line in block.splitlines() if not line.startswith("[")]
+        assert lines[0].startswith("#"), block
+
+
+def test_every_setting_is_described_in_the_code() -> None:
+    """The description is what `--help` and the documentation say."""
+    for _, section in _sections():
+        assert all(field.description for field in section.model_fields.values()), section
+
+
+def test_the_list_of_tools_is_a_comma_list_in_the_environment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks and an empty end do not matter; in the file it is a list."""
+    monkeypatch.setenv("TRACEBANK_TOOLS", "add_trace, retrieve,")
+    assert load_settings(directory).tools == ("add_trace", "retrieve")
+    monkeypatch.setenv("TRACEBANK_TOOLS", "")
+    assert load_settings(directory).tools == ()
+    monkeypatch.delenv("TRACEBANK_TOOLS")
+    (directory / "tracebank.toml").write_text('tools = ["stats"]')
+    assert load_settings(directory).tools == ("stats",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("TRACEBANK_RETRIEVAL__K", "51", "setting retrieval.k: Input should be less than or equal to 50, not '51' (set in TRACEBANK_RETRIEVAL__K"),
+        ("TRACEBANK_RETRIEVAL__K", "many", "setting retrieval.k: Input should be a valid integer"),
+        ("TRACEBANK_LOG_LEVEL", "loud", "setting log_level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'"),
+        ("TRACEBANK_NAMESPACE", "", "setting namespace: String should have at least 1 character, not ''"),
+        ("TRACEBANK_RETRIEVAL__SPEED", "9", "setting retrieval.speed: there is no such setting (it is in TRACEBANK_RETRIEVAL__SPEED"),
+        ("TRACEBANK_RETRIEVAL", "fast", 'error parsing value for field "retrieval"'),
+        ("TRACEBANK_INDEX__CHUNK_OVERLAP_WORDS", "80", "setting index.chunk_overlap_words: must be less than chunk_words, not '80'"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_setting_its_value_and_where_it_is_set(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    """So that it can be put right without a look into the code."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=r"^" + re.escape(message)):
+        load_settings(directory)
+
+
+@pytest.mark.parametrize("text", [b"namespace = ", b"namespace = '\xff'", b"namespace = 1\nnamespace = 2"])
+def test_a_file_that_is_no_toml_is_named(directory: Path, text: bytes) -> None:
+    """Whether it is badly written or no text at all."""
+    (directory / "tracebank.toml").write_bytes(text)
+    with pytest.raises(SettingsError, match=r"tracebank\.toml is not valid TOML"):
+        load_settings(directory)
+
+
+def test_all_wrong_settings_are_told_at_once(directory: Path) -> None:
+    """One attempt shows all that is to be put right."""
+    (directory / "tracebank.toml").write_text('colour = "red"\n[cache]\nresults = -1\n[index]\nchunk_words = 15\n')
+    with pytest.raises(SettingsError) as caught:
+        load_settings(directory)
+    for name in ("colour", "cache.results", "index.chunk_overlap_words"):
+        assert f"setting {name}: " in str(caught.value)
