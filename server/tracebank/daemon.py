@@ -55,6 +55,7 @@ class Daemon:
         self._environment = link.greeting("")["settings"]
         self._servers: dict[tuple[str, ...], MCPServer[Session]] = {}
         self._connections: set[asyncio.Task[None]] = set()
+        self._answers: dict[str | None, asyncio.Task[None]] = {}
         self._calls = Calls()
         self._sessions = 0
         self._idle_since = time.monotonic()
@@ -146,6 +147,7 @@ class Daemon:
             await say({"error": str(error)})
             return
         await say(self._about(greeting))
+        self._write_answers_once(choice if isinstance(choice, str) else None)
         with self._session():
             await serve(server, session, reader, lambda line: _send(writer, line), self._calls)
 
@@ -161,10 +163,20 @@ class Daemon:
             self._servers[tools] = build_server(self._plugins.chosen(tools))
         return self._servers[tools]
 
-    async def write_answers(self, choice: str | None) -> None:
-        """Write down what fronts of clients with this choice of tools may answer before an engine is up."""
+    def _write_answers_once(self, choice: str | None) -> None:
+        if choice not in self._answers:
+            self._answers[choice] = asyncio.create_task(self._write_answers(choice))
+
+    async def _write_answers(self, choice: str | None) -> None:
+        """Write down what fronts of clients with this choice of tools may answer before an engine is up.
+
+        Where there is something already it is seldom wrong (a plug-in was installed), and the clients come first.
+        """
+        path = Path(answers_path(str(self._settings.data_dir), choice))
+        if await asyncio.to_thread(path.is_file):
+            await self._engine.warm.wait()
         answers = await early_answers(self._server(self._tools(choice)), self._engine.session())
-        write_down(Path(answers_path(str(self._settings.data_dir), choice)), answers)
+        write_down(path, answers)
 
     # -- the command line ---------------------------------------------------------------------------------------
 
@@ -282,7 +294,6 @@ async def _run(settings: Settings, ready: Callable[[], None]) -> None:
             _on_signals(daemon.leaving.set)
             listener = await _listen(sock, daemon)
             ready()
-            await daemon.write_answers(None)
             await daemon.until_leaving()
             listener.close()
             await daemon.drain()

@@ -50,6 +50,9 @@ STORE_NAME = "tracebank.sqlite3"
 # Below this a text is chunked and counted on the event loop: a thread would cost more.
 SMALL_CHARS = 20_000
 CACHED_RANKINGS = 200
+# Above every number of the outbox: all that somebody waits for, but no bulk work.
+EVERYTHING = 2**62
+FORGET_TIMEOUT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -260,7 +263,7 @@ class Engine:
         for space in self.spaces.values():
             self._changed(space)
         self.indexer.notify()
-        await self.indexer.wait(self._sinks, up_to=None, timeout_s=60)
+        await self.indexer.wait(self._sinks, up_to=EVERYTHING, timeout_s=FORGET_TIMEOUT_S)
         await self.store.shrink()
         return deleted
 
@@ -276,7 +279,8 @@ class Engine:
             answer = self.results.get(key)
             if answer is None:
                 answer = await self._answer(query, offset, complete)
-                if complete:
+                # An answer that is less deep than it could be is not kept.
+                if complete and (answer.dense or not self.retriever.deep):
                     self.results.put(key, answer)
         return answer
 
@@ -325,7 +329,8 @@ class Engine:
         searched = self.rankings.get(key)
         if searched is None:
             searched = await self.retriever.search(query.texts, spaces, query.filters)
-            self.rankings.put(key, searched)
+            if searched.dense or not searched.note:
+                self.rankings.put(key, searched)
         return searched
 
     async def _load(self, ranking: Sequence[Ranked], offset: int, k: int) -> tuple[list[tuple[StoredTrace, Ranked, list[Span]]], int]:

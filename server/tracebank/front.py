@@ -239,17 +239,20 @@ class Front:
         if not line.endswith(b"\n"):
             return False  # the engine died in the middle of it
         answer = _answered_id(line)
-        if answer is not None:
-            with self._state:
-                swallowed = answer == self._swallow
-                if swallowed:
-                    self._swallow = None
-                self._in_flight.pop(answer, None)
-                self._state.notify_all()
+        with self._state:
+            swallowed = answer is not None and answer == self._swallow
             if swallowed:
-                return False
+                self._swallow = None
+        if swallowed:
+            return False
         self._write(line)
-        return answer is not None
+        if answer is None:
+            return False
+        # Not before it is written: at its end the client waits for what is in flight, and for nothing else.
+        with self._state:
+            self._in_flight.pop(answer, None)
+            self._state.notify_all()
+        return True
 
     def _engine_left(self, connection: link.Connection) -> None:
         """Settle what was in flight; the next engine is started when there is something to send to it."""

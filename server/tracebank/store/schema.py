@@ -147,7 +147,9 @@ def _check_ours(path: Path, known: int) -> None:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
-            raise translate(error, path) from error
+            if isinstance(own := translate(error, path), StoreCorruptError):
+                raise own from error
+            raise
     if application != APPLICATION_ID and tables:
         raise StoreCorruptError(f"{path} is a SQLite file of another program; it is left as it is: choose another data directory")
     if version > known:

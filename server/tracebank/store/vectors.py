@@ -46,9 +46,10 @@ def get(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> dict[byt
 def of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey]) -> dict[ChunkKey, Vectors]:
     """Return the vectors of these chunks, where they are kept."""
     found = db.execute(
+        # CROSS JOIN fixes the order: from the few keys outwards. Left to itself SQLite begins with all embeddings.
         "SELECT c.trace, c.ordinal, e.vector FROM json_each(?) j "
-        "JOIN chunks c ON c.trace = j.value ->> 0 AND c.ordinal = j.value ->> 1 "
-        "JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash",
+        "CROSS JOIN chunks c ON c.trace = CAST(j.value ->> 0 AS INTEGER) AND c.ordinal = CAST(j.value ->> 1 AS INTEGER) "
+        "CROSS JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash",
         (json.dumps(list(keys)), model),
     )
     return {(row, ordinal): _vector(v) for row, ordinal, v in found}
@@ -57,8 +58,8 @@ def of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey]) -> d
 def of_traces(db: sqlite3.Connection, model: int, rows: Sequence[int]) -> dict[ChunkKey, Vectors]:
     """Return the vectors of all chunks of these traces, where they are kept."""
     found = db.execute(
-        "SELECT c.trace, c.ordinal, e.vector FROM json_each(?) j JOIN chunks c ON c.trace = j.value "
-        "JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash",
+        "SELECT c.trace, c.ordinal, e.vector FROM json_each(?) j CROSS JOIN chunks c ON c.trace = j.value "
+        "CROSS JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash",
         (json.dumps(list(rows)), model),
     )
     return {(row, ordinal): _vector(v) for row, ordinal, v in found}

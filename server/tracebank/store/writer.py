@@ -92,7 +92,7 @@ class Writer:
             if self._db.in_transaction:
                 self._db.rollback()
             if len(batch) == 1:
-                batch[0].error = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+                batch[0].error = self._own(error)
             else:
                 # One write can take the whole transaction down (a full disk does): let each stand for itself.
                 for job in batch:
@@ -115,7 +115,14 @@ class Writer:
                 if not self._db.in_transaction:
                     raise
                 self._db.execute("ROLLBACK TO job")
-                job.error = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+                job.error = self._own(error)
             self._db.execute("RELEASE job")
         self._db.execute("COMMIT")
         self.commits += 1
+
+    def _own(self, error: Exception) -> Exception:
+        if not isinstance(error, sqlite3.Error):
+            return error
+        own = translate(error, self._path)
+        own.__cause__ = error
+        return own
