@@ -1,0 +1,164 @@
+"""`tracebank serve`: streamable HTTP by the same engine, with the real client over a real socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+COMMAND = str(shutil.which("tracebank", path=str(Path(sys.executable).parent)))
+WAIT_S = 60
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}},
+}
+HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running `tracebank serve`."""
+
+    url: str
+    token: str
+    data_dir: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def post(self, body: object = HELLO, **headers: str) -> httpx2.Response:
+        """Post a message with the token, unless the headers say otherwise."""
+        sent = {**HEADERS, "authorization": f"Bearer {self.token}", **headers}
+        return httpx2.post(self.url, content=json.dumps(body), headers=sent, timeout=WAIT_S)
+
+
+def environment_of(data_dir: Path) -> dict[str, str]:
+    """Return an environment for processes on a data directory of their own, with no model: words are enough here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRACEBANK_")}
+    return {**kept, "TRACEBANK_DATA_DIR": str(data_dir), "TRACEBANK_EMBEDDING__MODEL": str(data_dir / "no-model")}
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run([COMMAND, *arguments], env=environment, capture_output=True, encoding="utf-8", timeout=WAIT_S, check=False)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve on a free port for all tests of this module."""
+    data_dir = tmp_path_factory.mktemp("http")
+    environment = environment_of(data_dir)
+    process = subprocess.Popen(
+        [COMMAND, "serve", "--port", "0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        # A shell's background job ignores the interrupt; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        yield Served(url, (data_dir / "http.token").read_text(), data_dir, environment, process)
+        process.terminate()
+    run(environment, "stop")
+
+
+def test_a_real_client_stores_and_finds_over_http(served: Served) -> None:
+    """What a client stores over HTTP is found over HTTP, and by the command line, because the engine is the same."""
+
+    async def use() -> list[str]:
+        http = httpx2.AsyncClient(headers={"authorization": f"Bearer {served.token}"}, timeout=WAIT_S)
+        async with http, Client(streamable_http_client(served.url, http_client=http)) as client:
+            await client.call_tool("add_trace", {"trace_id": "over-http", "task": "Rotate the signing key of the gateway"})
+            found = await client.call_tool("retrieve", {"query": "signing key"})
+        assert found.structured_content is not None
+        return [result["trace_id"] for result in found.structured_content["results"]]
+
+    assert anyio.run(use) == ["over-http"]
+    exported = run(served.environment, "export").stdout
+    assert [json.loads(line)["trace_id"] for line in exported.splitlines()] == ["over-http"]
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer wrong", "Basic dXNlcjpwYXNz"])
+def test_nobody_comes_in_without_the_token(served: Served, authorization: str) -> None:
+    """A missing or wrong token is answered 401, and the answer says what kind of token is wanted."""
+    response = served.post(authorization=authorization)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_the_token_is_its_owners_alone(served: Served) -> None:
+    """The file that holds the token can be read by its owner only."""
+    assert stat.S_IMODE((served.data_dir / "http.token").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("header", "status"), [("host", 421), ("origin", 403)])
+def test_a_page_of_another_site_is_turned_away(served: Served, header: str, status: int) -> None:
+    """A foreign Host (DNS rebinding) or Origin is refused, although the token is right."""
+    assert served.post(**{header: "evil.example" if header == "host" else "http://evil.example"}).status_code == status
+
+
+def test_an_oversized_request_is_refused_and_the_next_is_served(served: Served) -> None:
+    """A body over the bound is answered 413; it does not harm the server."""
+    assert served.post({**HELLO, "padding": "x" * 9_000_000}).status_code == 413
+    assert served.post().status_code == 200
+
+
+def test_without_a_token_only_loopback_may_be_served(tmp_path: Path) -> None:
+    """To be reached by others without a token is refused, in one line."""
+    environment = environment_of(tmp_path)
+    refused = run(environment, "serve", "--host", "0.0.0.0", "--port", "0", "--no-token")
+    run(environment, "stop")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == "tracebank: without a token only this machine may connect: 0.0.0.0 needs one"
+
+
+def test_a_port_that_is_taken_is_told(served: Served) -> None:
+    """A second server on the same port is refused in one line that says what to do; the first one goes on."""
+    port = served.url.split(":")[2].split("/")[0]
+    refused = run(served.environment, "serve", "--port", port)
+    assert refused.returncode == 1
+    assert "choose another --port" in refused.stderr
+    assert served.post().status_code == 200
+
+
+def test_an_interrupt_ends_serving_and_not_the_engine(tmp_path: Path) -> None:
+    """After Ctrl-C nobody listens any more, while the engine goes on for the other clients."""
+    environment = environment_of(tmp_path)
+    process = subprocess.Popen(
+        [COMMAND, "serve", "--port", "0", "--no-token"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        assert httpx2.post(url, content=json.dumps(HELLO), headers=HEADERS, timeout=WAIT_S).status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 130
+    try:
+        assert json.loads(run(environment, "status", "--json").stdout)["running"] is True
+    finally:
+        # The engine has let go of the port once it has ended what the interrupted command had asked for.
+        assert run(environment, "stop").returncode == 0
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.post(url, content=json.dumps(HELLO), headers=HEADERS, timeout=WAIT_S)
