@@ -28,8 +28,7 @@ from tracebank import __version__
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
-from tracebank.embedding import EmbeddingService
-from tracebank.embedding.sentence import SentenceTransformerModel, identity
+from tracebank.embedding import EmbeddingService, load_model, vectors_name
 from tracebank.errors import DataDirError
 from tracebank.index import ChromaVectorIndex, TantivyWordIndex
 from tracebank.indexer import Indexer
@@ -122,8 +121,12 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         model = settings.embedding
         self.embedding = EmbeddingService(
-            lambda: SentenceTransformerModel.load(model.model, device=model.device),
-            name=identity(model.model), max_batch_tokens=model.batch_tokens, cache_size=cache.query_vectors,
+            lambda: load_model(
+                model.model, device=model.device, precision=model.precision, engine=model.engine,
+                directory=Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models",
+            ),
+            name=vectors_name(model.model, precision=model.precision, engine=model.engine),
+            max_batch_tokens=model.batch_tokens, cache_size=cache.query_vectors,
             metrics=self.metrics, clock=time.monotonic,
         )  # fmt: skip
         self.indexer = Indexer(

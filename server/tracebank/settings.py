@@ -39,6 +39,9 @@ class EmbeddingSettings(_Section):
 
     model: str = Field("", description="sentence-transformers model name or path; empty: the bundled all-MiniLM-L6-v2")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
+    engine: Literal["auto", "onnx", "torch"] = Field("auto", description="ONNX Runtime where the model can be exported, else torch")
+    precision: Literal["auto", "int8", "fp32"] = Field("auto", description="auto: int8 where its vectors passed a check, else fp32")
+    cache_dir: str = Field("", description="where exported models are kept; empty: models/ in the data directory")
     batch_tokens: int = Field(2_048, ge=64, le=1_000_000, description="padded tokens in one batch of the model")
 
 

@@ -48,7 +48,7 @@ def identity(model: str) -> str:
     return f"{'all-MiniLM-L6-v2' if not model else directory.name}@{digest.hexdigest()}"
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
     """Hand freed memory back to the system.
 
     Batches of ever different shapes leave holes that glibc keeps: in an import the process grew from 490 MB to 1.8 GB,
@@ -72,8 +72,8 @@ class SentenceTransformerModel:
         self._encoded = 0
 
     @classmethod
-    def load(cls, model: str, *, device: str) -> SentenceTransformerModel:
-        """Load a model; this takes seconds and blocks. Raises: ModelLoadError."""
+    def load(cls, model: str, *, device: str, name: str = "") -> SentenceTransformerModel:
+        """Load a model; this takes seconds and blocks. Without a name it has its identity. Raises: ModelLoadError."""
         path = resolve(model)
         if Path(path).is_dir():
             os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is here: do not ask the hub
@@ -88,14 +88,14 @@ class SentenceTransformerModel:
             loaded.encode("warm up", show_progress_bar=False)
         except Exception as error:  # a model can fail in as many ways as there are models
             raise ModelLoadError(f"the embedding model {model or 'all-MiniLM-L6-v2'} could not be loaded: {error}") from error
-        return cls(loaded, identity(model))
+        return cls(loaded, name or identity(model))
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of the texts."""
         self._encoded += len(texts)
         if self._encoded >= TEXTS_BETWEEN_TRIMS:
             self._encoded = 0
-            _give_memory_back()
+            give_memory_back()
         try:
             vectors = self._model.encode(list(texts), batch_size=max(1, len(texts)), normalize_embeddings=True, show_progress_bar=False)
         except Exception as error:  # as above

@@ -1,0 +1,107 @@
+"""A model that was exported to ONNX: the files of one directory, and what has to be known to use them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tracebank.embedding.sentence import identity
+
+ABOUT_NAME = "export.json"
+TOKENIZER_NAME = "tokenizer.json"
+# 1: pooling and normalisation inside the graph.
+FORMAT = 1
+PACKAGES = ("onnx", "onnxruntime", "sentence-transformers", "torch")
+# Those that decide how int8 is computed, hence how it has to be quantised.
+CPU_FLAGS = ("asimddp", "avx2", "avx512_vnni", "avx512f", "avx_vnni", "i8mm")
+NVIDIA_DRIVER = Path("/dev/nvidia0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Everything that an export depends on; another origin is another directory."""
+
+    model: str
+    versions: tuple[str, ...]
+    cpu: tuple[str, ...]
+    accelerator_possible: bool
+    format: int = FORMAT
+
+    @property
+    def directory_name(self) -> str:
+        """A name for people, and a digest for the rest."""
+        digest = hashlib.blake2b(json.dumps(asdict(self)).encode(), digest_size=6).hexdigest()
+        return f"{re.sub(r'[^A-Za-z0-9.@_-]+', '_', self.model)[:80]}-{digest}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What `export.json` says. Where `refused` has a reason there are no other files.
+
+    `cosine` holds the mean agreement with sentence-transformers of each precision that passed its check, and `probe`
+    a text with the vector that each of them gave: who loads the files can tell whether they still do the same.
+    """
+
+    refused: str
+    accelerator: str
+    max_seq_length: int | None
+    dim: int
+    pooling: str
+    prompt: str
+    lower_case: bool
+    pad_id: int
+    pad_token: str
+    cosine: dict[str, float]
+    probe_text: str
+    probe: dict[str, list[float]]
+
+
+def file_name(precision: str) -> str:
+    """Return the name of the graph in a precision, fp32 or int8."""
+    return f"{precision}.onnx"
+
+
+def origin_of(model: str) -> Origin:
+    """Return what an export of this model, made here and now, depends on. Imports nothing heavy."""
+    return Origin(
+        model=identity(model),
+        versions=tuple(f"{package} {_version(package)}" for package in PACKAGES),
+        cpu=(platform.machine(), *_cpu_flags()),
+        accelerator_possible=NVIDIA_DRIVER.exists() or (sys.platform == "darwin" and platform.machine() == "arm64"),
+    )
+
+
+def write_about(directory: Path, origin: Origin, export: Export) -> None:
+    """Write `export.json`."""
+    about = {"origin": asdict(origin), "export": asdict(export)}
+    (directory / ABOUT_NAME).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def read_about(directory: Path, origin: Origin) -> Export | None:
+    """Return what a directory says of itself; None where there is none of this origin, or it cannot be read."""
+    try:
+        about = json.loads((directory / ABOUT_NAME).read_text(encoding="utf-8"))
+        return Export(**about["export"]) if about["origin"] == json.loads(json.dumps(asdict(origin))) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _cpu_flags() -> tuple[str, ...]:
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return ()
+    return tuple(flag for flag in CPU_FLAGS if flag in words)

@@ -1,0 +1,120 @@
+"""Which engine runs the model: an export on ONNX Runtime where there can be one, else torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tracebank.embedding.base import EmbeddingModel
+from tracebank.embedding.exported import Export, Origin, origin_of, read_about
+from tracebank.embedding.sentence import SentenceTransformerModel, identity
+from tracebank.errors import ModelLoadError
+from tracebank.locking import FileLock
+
+log = logging.getLogger(__name__)
+
+# A large model on a slow disk; the bundled one takes 12 s.
+EXPORT_TIMEOUT_S = 600.0
+ExportTo = Callable[[str, Path], None]
+
+
+def vectors_name(model: str, *, precision: str, engine: str) -> str:
+    """Return what tells this model's vectors from any other's, without loading it.
+
+    Only who asks for full precision gets vectors of their own. Under `auto` the choice falls when the model is loaded,
+    after caches and indexes were opened by this name, and it can change with the processor; int8 agrees with fp32 at
+    cosine 0.99, and one index may hold both.
+    """
+    return identity(model) + ("+fp32" if precision == "fp32" or engine == "torch" else "")
+
+
+def load_model(model: str, *, device: str, precision: str, engine: str, directory: Path, export: ExportTo | None = None) -> EmbeddingModel:
+    """Load a model from its export under `directory`, which is made first where there is none; else on torch.
+
+    Blocks: for less than a second with an export, for half a minute without.
+    Raises: ModelLoadError; with engine "onnx" also where torch could have served.
+    """
+    name = vectors_name(model, precision=precision, engine=engine)
+    if engine == "torch" or (engine == "auto" and device not in ("auto", "cpu")):
+        return SentenceTransformerModel.load(model, device=device, name=name)
+    try:
+        return _load_exported(model, name, device=device, precision=precision, directory=directory, export=export or export_in_child)
+    except (ModelLoadError, OSError, _TorchIsBetter) as error:
+        if engine == "onnx":
+            raise ModelLoadError(f"{error} (embedding.engine = 'auto' would use torch)") from error
+        loaded = SentenceTransformerModel.load(model, device=device, name=name)
+        # Only now: a model that torch cannot load either is one fault, not two.
+        log.log(logging.INFO if isinstance(error, _TorchIsBetter) else logging.WARNING, "the model runs on torch: %s", error)
+        return loaded
+
+
+class _TorchIsBetter(Exception):
+    """The export says so itself."""
+
+
+def _load_exported(model: str, name: str, *, device: str, precision: str, directory: Path, export: ExportTo) -> EmbeddingModel:
+    origin = origin_of(model)
+    target = directory / origin.directory_name
+    about = read_about(target, origin)
+    if about is not None:
+        try:
+            return _open(target, about, name, device=device, precision=precision)
+        except ModelLoadError as error:
+            log.warning("%s: it is exported again", error)
+    return _open(target, _exported(model, origin, target, export, stale=about is not None), name, device=device, precision=precision)
+
+
+def _open(target: Path, about: Export, name: str, *, device: str, precision: str) -> EmbeddingModel:
+    if about.refused:
+        raise _TorchIsBetter(about.refused)
+    if about.accelerator and device == "auto":
+        raise _TorchIsBetter(f"it sees {about.accelerator}")
+    from tracebank.embedding.onnx import OnnxModel  # 60 MB, not needed on torch
+
+    if precision != "fp32" and "int8" not in about.cosine:
+        log.info("int8 has not passed its check: fp32 is used")
+    return OnnxModel.load(target, about, name=name, precision="int8" if precision != "fp32" and "int8" in about.cosine else "fp32")
+
+
+def _exported(model: str, origin: Origin, target: Path, export: ExportTo, *, stale: bool) -> Export:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(target.with_name(target.name + ".lock"))
+    try:
+        # Several engines may share the directory: the first exports, the others wait for it.
+        alone = lock.try_acquire()
+        if not alone:
+            lock.wait()
+        about = read_about(target, origin)
+        if about is None or (stale and alone):
+            export(model, target)
+            about = read_about(target, origin)
+    finally:
+        lock.close()
+    if about is None:
+        raise ModelLoadError(f"the export of {model or 'the bundled model'} left nothing usable in {target}")
+    return about
+
+
+def export_in_child(model: str, target: Path) -> None:
+    """Export in a process of its own, which ends when this one does. Raises: ModelLoadError."""
+    # -P: a file of the same name where the engine was started is not what is meant.
+    command = [sys.executable, "-P", "-m", "tracebank.embedding.export", model, str(target)]
+    watched, held = os.pipe()
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            command, stdin=watched, capture_output=True, encoding="utf-8", errors="replace", timeout=EXPORT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelLoadError(f"the export took more than {EXPORT_TIMEOUT_S:.0f} s") from error
+    finally:
+        os.close(watched)
+        os.close(held)
+    if done.returncode:
+        raise ModelLoadError(f"the export failed: {(done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]}")
+    outcome = json.loads(done.stdout)
+    log.info("exported in %s s: %s", outcome["seconds"], outcome["refused"] or outcome["cosine"])

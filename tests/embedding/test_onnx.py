@@ -1,0 +1,308 @@
+"""The exported model: the real one, exported once for this module."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tracebank.embedding import EmbeddingModel, load_model, vectors_name
+from tracebank.embedding.export import SAMPLES, lost_leads
+from tracebank.embedding.export import export as export_here
+from tracebank.embedding.exported import ABOUT_NAME, Export, file_name, origin_of, read_about, write_about
+from tracebank.embedding.onnx import OnnxModel
+from tracebank.embedding.sentence import SentenceTransformerModel, identity, resolve
+from tracebank.errors import ModelLoadError
+
+WORDS = "the deployment failed because our build server had no space left on its device and nobody had read the warning".split()
+TEXTS = [" ".join(WORDS[i % len(WORDS)] for i in range(start, start + n)) for start, n in enumerate((1, 3, 8, 12, 30, 60, 100, 150))]
+LEAST_COSINE = {"fp32": 0.9999, "int8": 0.985}
+
+
+def no_export(model: str, target: Path) -> None:
+    """Stands for an export that fails."""
+    raise ModelLoadError(f"{target.name} cannot be made here")
+
+
+def load(directory: Path, *, model: str = "", precision: str = "auto", engine: str = "auto") -> EmbeddingModel:
+    """Load from a directory where no further export can be made."""
+    return load_model(model, device="cpu", precision=precision, engine=engine, directory=directory, export=no_export)
+
+
+def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine of each pair of rows."""
+    return np.sum(one * other, axis=1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the export of the bundled model, made by a child process as the engine does it."""
+    directory = tmp_path_factory.mktemp("models")
+    load_model("", device="cpu", precision="auto", engine="onnx", directory=directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def exported(models: Path) -> Path:
+    """The directory of that export itself."""
+    return models / origin_of("").directory_name
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def onnx(request: pytest.FixtureRequest, models: Path) -> OnnxModel:
+    """The exported model in each precision."""
+    loaded = load(models, precision=request.param, engine="onnx")
+    assert isinstance(loaded, OnnxModel)
+    return loaded
+
+
+@pytest.fixture
+def copied(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the export that a test may spoil; the graphs are linked, so they are replaced, never written to."""
+    copy = tmp_path / "models" / exported.name
+    copy.mkdir(parents=True)
+    for file in exported.iterdir():
+        (copy / file.name).hardlink_to(file)
+    return copy
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A transformer of random weights with the pooling that the test asks for."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    bare, whole = tmp_path / "bare", tmp_path / f"tiny-{request.param}"
+    tokenizer = AutoTokenizer.from_pretrained(resolve(""))
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(bare)
+    tokenizer.save_pretrained(bare)
+    transformer = Transformer(str(bare), max_seq_length=64)
+    SentenceTransformer(modules=[transformer, Pooling(64, request.param)], device="cpu").save_pretrained(str(whole))
+    return str(whole)
+
+
+def test_padded_batches_give_the_vectors_of_sentence_transformers(onnx: OnnxModel, model: SentenceTransformerModel) -> None:
+    """Texts of 1 to 150 words in one batch: a graph that lost its attention mask fails here."""
+    agreement = cosines(onnx.encode(TEXTS), model.encode(TEXTS))
+
+    assert agreement.mean() > LEAST_COSINE[onnx.precision]
+    assert onnx.precision == "int8" or agreement.min() > LEAST_COSINE["fp32"]
+
+
+def test_vectors_are_float32_of_length_1(onnx: OnnxModel) -> None:
+    """Whatever the lengths of the texts."""
+    vectors = onnx.encode(TEXTS)
+
+    assert (vectors.dtype, vectors.shape) == (np.float32, (len(TEXTS), onnx.dim))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\x00", "…", "データベースの接続がタイムアウトしました。", "🦊🦊🦊", "a" * 5_000])
+def test_odd_texts_have_the_vector_that_sentence_transformers_gives(text: str, models: Path, model: SentenceTransformerModel) -> None:
+    """Nothing at all, characters that the tokenizer drops, other scripts, one endless word."""
+    assert cosines(load(models, precision="fp32").encode([text]), model.encode([text]))[0] > LEAST_COSINE["fp32"]
+
+
+def test_a_text_longer_than_the_model_sees_is_cut_at_the_same_token(models: Path, model: SentenceTransformerModel) -> None:
+    """What is beyond that token changes nothing."""
+    fp32, beginning = load(models, precision="fp32"), " ".join(TEXTS * 2)
+
+    assert cosines(fp32.encode([beginning]), model.encode([beginning]))[0] > LEAST_COSINE["fp32"]
+    assert cosines(fp32.encode([beginning]), fp32.encode([beginning + " and an end that nobody sees"]))[0] > LEAST_COSINE["fp32"]
+
+
+def test_the_same_batch_gives_the_same_bytes(onnx: OnnxModel) -> None:
+    """No chance is involved."""
+    assert onnx.encode(TEXTS).tobytes() == onnx.encode(TEXTS).tobytes()
+
+
+def test_no_texts_give_no_vectors(onnx: OnnxModel) -> None:
+    """An empty batch is not the runtime's business."""
+    assert onnx.encode([]).shape == (0, onnx.dim)
+
+
+def test_auto_is_int8_where_its_check_passed_and_else_fp32(models: Path, copied: Path) -> None:
+    """The precisions that passed are written in the export."""
+    about = read_about(copied, origin_of(""))
+    assert about is not None
+    assert about.cosine["int8"] > LEAST_COSINE["int8"]
+    (copied / ABOUT_NAME).unlink()
+    write_about(copied, origin_of(""), replace(about, cosine={"fp32": about.cosine["fp32"]}))
+
+    assert getattr(load(models), "precision", None) == "int8"
+    assert getattr(load(copied.parent), "precision", None) == "fp32"
+
+
+def test_who_asks_for_full_precision_has_vectors_of_their_own_name(models: Path) -> None:
+    """Everybody else shares one name, whichever precision it comes to."""
+    auto, int8, fp32, torch = (
+        vectors_name("", precision=precision, engine=engine)
+        for precision, engine in (("auto", "auto"), ("int8", "auto"), ("fp32", "auto"), ("auto", "torch"))
+    )
+
+    assert auto == int8 == identity("") == load(models).name
+    assert fp32 == torch == load(models, precision="fp32").name
+    assert auto != fp32
+
+
+def test_loading_an_export_imports_neither_torch_nor_transformers(models: Path) -> None:
+    """In a process of its own; it also takes the memory and the seconds that they would."""
+    code = (
+        "import sys; from pathlib import Path; from tracebank.embedding import load_model;"
+        f"model = load_model('', device='auto', precision='auto', engine='onnx', directory=Path({str(models)!r}));"
+        "model.encode(['a text']);"
+        "print([name for name in ('torch', 'transformers', 'sentence_transformers', 'onnx') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda directory: (directory / ABOUT_NAME).write_text("{"), id="unreadable description"),
+        pytest.param(lambda directory: (directory / ABOUT_NAME).write_text("[]"), id="another description"),
+        pytest.param(lambda directory: (directory / file_name("int8")).write_bytes(b"no graph"), id="broken graph"),
+        pytest.param(lambda directory: None, id="missing graph"),
+    ],
+)
+def test_a_spoilt_export_is_made_again_and_where_that_fails_torch_serves(spoil: object, copied: Path) -> None:
+    """Here it always fails: a person who insisted on ONNX Runtime hears of it instead."""
+    assert callable(spoil)
+    for name in (ABOUT_NAME, file_name("int8")):
+        kept = (copied / name).read_bytes() if name == ABOUT_NAME else b""
+        (copied / name).unlink()  # a link: what it links to stays
+        if kept:
+            (copied / name).write_bytes(kept)
+    spoil(copied)
+
+    assert isinstance(load(copied.parent), SentenceTransformerModel)
+    with pytest.raises(ModelLoadError, match=r"cannot be made here .*embedding\.engine"):
+        load(copied.parent, engine="onnx")
+
+
+def test_a_graph_that_does_what_another_did_is_not_used(copied: Path) -> None:
+    """Its vector of a known text is not the one that was written down when it was checked."""
+    about = read_about(copied, origin_of(""))
+    assert about is not None
+    (copied / ABOUT_NAME).unlink()
+    write_about(copied, origin_of(""), replace(about, probe={"int8": about.probe["int8"][::-1]}))
+
+    with pytest.raises(ModelLoadError, match="cosine"):
+        OnnxModel.load(copied, replace(about, probe={"int8": about.probe["int8"][::-1]}), name="", precision="int8")
+    assert isinstance(load(copied.parent), SentenceTransformerModel)
+
+
+def test_an_export_of_another_origin_is_not_used(copied: Path) -> None:
+    """Such as one made by another version of torch."""
+    assert read_about(copied, replace(origin_of(""), versions=("torch 0.0",))) is None
+
+
+def test_what_is_no_transformer_is_refused_once_and_stays_on_torch(tmp_path: Path) -> None:
+    """The refusal is kept, so that it is not found out again at every start."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import BoW
+
+    bag = tmp_path / "bag"
+    SentenceTransformer(modules=[BoW(vocab=["lock", "file", "cache"])], device="cpu").save_pretrained(str(bag))
+    asked: list[Path] = []
+
+    def export(model: str, target: Path) -> None:
+        asked.append(target)
+        export_here(model, target)
+
+    for _ in range(2):
+        loaded = load_model(str(bag), device="cpu", precision="auto", engine="auto", directory=tmp_path / "models", export=export)
+        assert isinstance(loaded, SentenceTransformerModel)
+    assert [target.name for target in asked] == [origin_of(str(bag)).directory_name]
+    assert sorted(file.name for file in asked[0].iterdir()) == [ABOUT_NAME]
+    with pytest.raises(ModelLoadError, match="BoW"):
+        load(tmp_path / "models", model=str(bag), engine="onnx")
+
+
+@pytest.mark.parametrize("tiny", ["cls", "max"], indirect=True)
+def test_other_poolings_are_exported_too(tiny: str, tmp_path: Path) -> None:
+    """A transformer of random weights, without a Normalize module."""
+    target = tmp_path / "models" / origin_of(tiny).directory_name
+    target.with_name(target.name + ".partial").mkdir(parents=True)  # left by somebody who was killed
+    about = export_here(tiny, target)
+
+    assert about.refused == ""
+    assert about.pooling in tiny
+    assert [file.name for file in target.parent.iterdir()] == [target.name]
+    ours, theirs = load(tmp_path / "models", model=tiny, precision="fp32"), SentenceTransformerModel.load(tiny, device="cpu")
+    assert isinstance(ours, OnnxModel)
+    assert cosines(ours.encode(TEXTS), theirs.encode(TEXTS)).min() > LEAST_COSINE["fp32"]
+
+
+@pytest.mark.parametrize("how", ["killed", "left alone"])
+def test_an_export_that_is_cut_short_leaves_nothing_to_use(how: str, tmp_path: Path) -> None:
+    """Killed, or its parent gone, which it notices by its standard input."""
+    target = tmp_path / origin_of("").directory_name
+    partial = target.with_name(target.name + ".partial")
+    with subprocess.Popen(
+        [sys.executable, "-m", "tracebank.embedding.export", "", str(target)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as child:  # fmt: skip
+        while not partial.exists() and child.poll() is None:
+            time.sleep(0.01)
+        assert child.stdin is not None
+        child.kill() if how == "killed" else child.stdin.close()
+        assert child.wait() != 0
+
+    assert not target.exists()
+    assert isinstance(load(tmp_path), SentenceTransformerModel)
+
+
+def test_the_child_tells_the_outcome_in_one_line_and_nothing_else(tmp_path: Path) -> None:
+    """A refusal here, as it is the fastest; what libraries print goes to standard error."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import BoW
+
+    SentenceTransformer(modules=[BoW(vocab=["lock"])], device="cpu").save_pretrained(str(tmp_path / "bag"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "tracebank.embedding.export", str(tmp_path / "bag"), str(tmp_path / "out")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        assert child.stderr is not None
+        lines, complaints = child.stdout.readlines(), child.stderr.read()
+
+    assert ["BoW" in json.loads(line)["refused"] for line in lines] == [True]
+    assert complaints == ""
+
+
+def test_a_lost_lead_is_counted() -> None:
+    """The neighbour of the first text changes from the second to the third."""
+    before = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
+    after = np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)
+
+    assert lost_leads(before, before, lead=0.1) == 0
+    assert lost_leads(before, after, lead=0.1) > 0
+    assert lost_leads(before, after, lead=0.9) == 0
+
+
+def test_the_samples_have_varied_lengths() -> None:
+    """A check on texts of one length would not see a lost mask."""
+    lengths = [len(text) for text in SAMPLES]
+
+    assert min(lengths) < 5
+    assert max(lengths) > 2_000
+
+
+def test_an_export_says_everything_that_is_needed_to_run_it(exported: Path) -> None:
+    """The bundled model's pooling, dimension and limit."""
+    about = read_about(exported, origin_of(""))
+
+    assert isinstance(about, Export)
+    assert (about.refused, about.pooling, about.dim, about.max_seq_length) == ("", "mean", 384, 256)

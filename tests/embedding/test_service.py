@@ -1,0 +1,289 @@
+"""The queue in front of the model: who is served when, and what everybody hears."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from samples import WAIT_S, TinyModel, tiny_vector
+
+from tracebank.embedding import EmbeddingModel, EmbeddingService, Vectors
+from tracebank.embedding.service import CHARS_PER_TOKEN, MAX_BATCH_TEXTS, length_batches
+from tracebank.errors import EmbeddingError, ModelLoadError
+from tracebank.metrics import Metrics
+
+pytestmark = pytest.mark.anyio
+
+
+def service_of(load: Callable[[], EmbeddingModel], *, max_batch_tokens: int = 2_048, cache_size: int = 100) -> EmbeddingService:
+    """Return a service that is not started."""
+    return EmbeddingService(
+        load, name="tiny", max_batch_tokens=max_batch_tokens, cache_size=cache_size, metrics=Metrics(), clock=time.monotonic
+    )
+
+
+@asynccontextmanager
+async def serving(model: EmbeddingModel, *, max_batch_tokens: int = 2_048, cache_size: int = 100) -> AsyncIterator[EmbeddingService]:
+    """A service with a loaded model."""
+    service = service_of(lambda: model, max_batch_tokens=max_batch_tokens, cache_size=cache_size)
+    service.start()
+    await service.loaded()
+    yield service
+    await asyncio.to_thread(service.close)
+
+
+async def entered(model: TinyModel) -> None:
+    """Wait until the model has begun another batch."""
+    assert await asyncio.to_thread(model.entered.acquire, True, WAIT_S)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 60, 300, 100_000])
+def test_batches_are_of_like_length_and_bounded_with_their_padding(max_tokens: int) -> None:
+    """Every text is in one of them; a text that is too long alone is alone."""
+    texts = ["x" * (37 * i % 1_000) for i in range(500)]
+    batches = length_batches(texts, max_tokens=max_tokens)
+    assert sorted(i for batch in batches for i in batch) == list(range(500))
+    lengths = [len(texts[i]) for batch in batches for i in batch]
+    assert lengths == sorted(lengths)
+    for batch in batches:
+        padded = len(batch) * (max(len(texts[i]) for i in batch) // CHARS_PER_TOKEN + 2)
+        assert len(batch) == 1 or padded <= max_tokens
+        assert len(batch) <= MAX_BATCH_TEXTS
+    assert not length_batches([], max_tokens=max_tokens)
+
+
+async def test_vectors_come_back_in_the_order_of_their_texts() -> None:
+    """Though the batches are sorted by length."""
+    texts = [f"word{i} " * (i * 7 % 23 + 1) for i in range(150)]
+    model = TinyModel()
+    async with serving(model, max_batch_tokens=200) as service:
+        vectors = await service.embed_chunks(texts)
+        assert vectors.shape == (150, model.dim)
+        assert np.array_equal(vectors, np.stack([tiny_vector(text) for text in texts]))
+        assert len(model.batches) > 5
+        assert (await service.embed_chunks([])).shape == (0, model.dim)
+
+
+async def test_a_question_overtakes_bulk_work() -> None:
+    """It waits for the one batch that is in work, however much is queued."""
+    model = TinyModel()
+    async with serving(model, max_batch_tokens=64) as service:
+        model.gate.clear()
+        bulk = asyncio.create_task(service.embed_chunks([f"chunk {i} " * 20 for i in range(20)]))
+        await entered(model)
+        question = asyncio.create_task(service.embed_questions(["what now?"]))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await question
+        assert model.batches[1] == ["what now?"]
+        assert len(await bulk) == 20
+
+
+async def test_questions_of_several_callers_share_a_batch() -> None:
+    """Those that came while the model was busy; each gets its own."""
+    model = TinyModel()
+    async with serving(model) as service:
+        model.gate.clear()
+        first = asyncio.create_task(service.embed_questions(["first"]))
+        await entered(model)
+        others = [asyncio.create_task(service.embed_questions([f"question {i}", "common"])) for i in range(4)]
+        await asyncio.sleep(0)
+        model.gate.set()
+        await first
+        for i, (own, common) in enumerate(await asyncio.gather(*others)):
+            assert np.array_equal(own, tiny_vector(f"question {i}"))
+            assert np.array_equal(common, tiny_vector("common"))
+        assert len(model.batches) == 2
+
+
+async def test_a_question_is_embedded_once_and_then_known() -> None:
+    """Counted by the cache; equal questions of one call count as one."""
+    model = TinyModel()
+    async with serving(model) as service:
+        one, two, again = await service.embed_questions(["one", "two", "one"])
+        assert np.array_equal(one, again)
+        assert not np.array_equal(one, two)
+        await service.embed_questions(["two", "three"])
+        assert sorted(model.texts) == ["one", "three", "two"]
+        report = service.cache.report()
+        assert (report["hits"], report["misses"], report["entries"]) == (1, 3, 3)
+
+
+async def test_without_a_cache_every_question_is_embedded() -> None:
+    """Capacity 0 switches it off, and the answers are the same."""
+    model = TinyModel()
+    async with serving(model, cache_size=0) as service:
+        for _ in range(2):
+            (vector,) = await service.embed_questions(["one"])
+            assert np.array_equal(vector, tiny_vector("one"))
+        assert model.texts == ["one", "one"]
+
+
+async def test_an_error_of_the_model_reaches_every_waiter_and_the_next_batch_is_served() -> None:
+    """Bulk work and questions alike."""
+    model = TinyModel()
+    async with serving(model, max_batch_tokens=64) as service:
+        model.gate.clear()
+        model.failing = "poison"
+        bulk = asyncio.create_task(service.embed_chunks(["poison"] + [f"chunk {i} " * 20 for i in range(9)]))
+        await entered(model)
+        behind = asyncio.create_task(service.embed_chunks(["healthy"]))
+        questions = [asyncio.create_task(service.embed_questions([text])) for text in ("poison too", "sits beside it")]
+        await asyncio.sleep(0)
+        model.gate.set()
+        for waiter in (bulk, *questions):
+            with pytest.raises(EmbeddingError, match="cannot embed 'poison'"):
+                await waiter
+        assert np.array_equal((await behind)[0], tiny_vector("healthy"))
+        assert np.array_equal((await service.embed_questions(["sits beside it"]))[0], tiny_vector("sits beside it"))
+        assert len(model.batches) == 4  # the failed rest of the bulk work was not computed for nobody
+
+
+class Broken(TinyModel):
+    """A model that fails in a way of its own."""
+
+    def __init__(self, failure: BaseException | None) -> None:
+        super().__init__()
+        self.failure = failure
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Fail; without a failure, return too few vectors."""
+        if self.failure is not None:
+            raise self.failure
+        return super().encode(texts)[1:]
+
+
+@pytest.mark.parametrize("failure", [MemoryError("none left"), BaseException("a panic in native code"), None])
+async def test_whatever_the_model_does_is_an_embedding_error(failure: BaseException | None) -> None:
+    """The thread that runs it goes on."""
+    model = Broken(failure)
+    async with serving(model) as service:
+        for _ in range(2):
+            with pytest.raises(EmbeddingError, match="the model failed: "):
+                await service.embed_questions(["a"])
+            with pytest.raises(EmbeddingError, match="the model failed: "):
+                await service.embed_chunks(["a", "b"])
+
+
+async def test_a_cancelled_caller_does_not_disturb_the_others() -> None:
+    """Neither in the batch in work nor in the queue."""
+    model = TinyModel()
+    async with serving(model) as service:
+        model.gate.clear()
+        running = asyncio.create_task(service.embed_chunks(["running"]))
+        await entered(model)
+        cancelled = asyncio.create_task(service.embed_questions(["cancelled"]))
+        kept = asyncio.create_task(service.embed_questions(["kept"]))
+        await asyncio.sleep(0)
+        running.cancel()
+        cancelled.cancel()
+        await asyncio.gather(running, cancelled, return_exceptions=True)
+        model.gate.set()
+        assert np.array_equal((await kept)[0], tiny_vector("kept"))
+
+
+async def test_closing_settles_everybody_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch in work is finished; the rest hear that the engine shuts down, and so does who comes later."""
+    model = TinyModel()
+    async with serving(model, max_batch_tokens=64) as service:
+        model.gate.clear()
+        in_work = asyncio.create_task(service.embed_questions(["in work"]))
+        await entered(model)
+        waiting = [asyncio.create_task(service.embed_questions(["late"])), asyncio.create_task(service.embed_chunks(["later"]))]
+        await asyncio.sleep(0)
+        join = service._thread.join
+
+        def join_after_opening_the_gate() -> None:
+            model.gate.set()
+            join()
+
+        monkeypatch.setattr(service._thread, "join", join_after_opening_the_gate)
+        await asyncio.to_thread(service.close)
+        assert np.array_equal((await in_work)[0], tiny_vector("in work"))
+        for waiter in waiting:
+            with pytest.raises(EmbeddingError, match="shutting down"):
+                await waiter
+        with pytest.raises(EmbeddingError, match="shutting down"):
+            await service.embed_questions(["after"])
+
+
+class SlowLoad:
+    """A model that is there when the test says so, or is not."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self.model, self.failure = TinyModel(), failure
+        self.arrived = threading.Event()
+
+    def __call__(self) -> EmbeddingModel:
+        """Load."""
+        assert self.arrived.wait(WAIT_S)
+        if self.failure is not None:
+            raise self.failure
+        return self.model
+
+
+async def test_work_that_comes_before_the_model_waits_for_it() -> None:
+    """Until it is there the service is not ready, and knows no dimension."""
+    load = SlowLoad()
+    service = service_of(load)
+    service.start()
+    question = asyncio.create_task(service.embed_questions(["early"]))
+    await asyncio.sleep(0)
+    assert (service.ready, service.dim, service.error) == (False, None, None)
+    load.arrived.set()
+    assert np.array_equal((await question)[0], tiny_vector("early"))
+    assert (service.ready, service.dim, service.error) == (True, 64, None)
+    await asyncio.to_thread(service.close)
+
+
+@pytest.mark.parametrize("failure", [ModelLoadError("no such model"), RuntimeError("no such model"), BaseException("no such model")])
+async def test_a_model_that_cannot_be_loaded_is_told_to_everybody(failure: BaseException) -> None:
+    """To who waits for the model, who waits for a vector, and who comes later."""
+    load = SlowLoad(failure)
+    service = service_of(load)
+    service.start()
+    early = [asyncio.create_task(service.embed_questions(["a"])), asyncio.create_task(service.embed_chunks(["b"]))]
+    await asyncio.sleep(0)
+    load.arrived.set()
+    for waiter in (service.loaded(), *early, service.embed_questions(["c"])):
+        with pytest.raises(ModelLoadError, match="no such model"):
+            await waiter
+    assert not service.ready
+    assert isinstance(service.error, ModelLoadError)
+    service.close()
+
+
+async def test_who_stops_waiting_for_the_model_does_not_stop_it_loading() -> None:
+    """A client may leave; the others still get it."""
+    load = SlowLoad()
+    service = service_of(load)
+    service.start()
+    impatient = asyncio.create_task(service.loaded())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    load.arrived.set()
+    await service.loaded()
+    assert service.ready
+    await asyncio.to_thread(service.close)
+
+
+async def test_closing_while_the_model_loads_settles_who_waits_at_once() -> None:
+    """Loading cannot be interrupted, but nobody has to wait for its end."""
+    load = SlowLoad()
+    service = service_of(load)
+    service.start()
+    waiter = asyncio.create_task(service.embed_questions(["early"]))
+    await asyncio.sleep(0)
+    service.close()
+    with pytest.raises(EmbeddingError, match="shutting down"):
+        await waiter
+    load.arrived.set()
+    await service.loaded()
+    await asyncio.to_thread(service._thread.join, WAIT_S)
+    assert load.model.batches == []
