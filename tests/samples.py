@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.embedding import Vectors
+from tracebank.engine import Engine
 from tracebank.errors import EmbeddingError
+from tracebank.index import IndexedTrace
 from tracebank.records import Lesson, Limits, Outcome, Trace, parse_trace
+from tracebank.settings import Settings, load_settings
+from tracebank.store import Added, Store, StoredTrace, outbox, traces
 
 LIMITS = Limits()
 NOW_MS = 1_790_000_000_000
@@ -26,7 +32,10 @@ def trace(trace_id: str = "t1", **fields: Any) -> Trace:
         "task": "Repair the flaky upload test",
         "content": "The upload test failed on Tuesdays. The clock was mocked in the wrong module. Patching it there fixed it.",
         "outcome": Outcome.SUCCESS,
-        "lessons": (Lesson(content="Patch the clock where it is used."), Lesson(title="Flaky", description="by date", content="Freeze it.")),
+        "lessons": (
+            Lesson(content="Patch the clock where it is used."),
+            Lesson(title="Flaky", description="by date", content="Freeze it."),
+        ),
         "tags": ("python", "pytest"),
         "parent_id": "t0",
         "occurred_at_ms": NOW_MS,
@@ -79,3 +88,43 @@ def tiny_vector(text: str) -> Vectors:
     for word in text.lower().split():
         vector[hashlib.blake2b(word.encode(), digest_size=1).digest()[0] % TinyModel.dim] += 1
     return vector / np.float32(np.linalg.norm(vector))
+
+
+async def put(store: Store, *values: Trace, priority: int = outbox.INTERACTIVE, now_ms: int = NOW_MS) -> list[Added]:
+    """Store traces in one write."""
+    return await store.write(lambda db: [traces.upsert(db, value, cut(value), now_ms=now_ms, priority=priority) for value in values])
+
+
+async def everything(store: Store) -> list[StoredTrace]:
+    """Return all traces of a store."""
+    return await store.read(lambda db: traces.page(db, [], after=0, limit=100_000))
+
+
+def indexed(row: int, *chunks: str, stale: int = 0, **fields: Any) -> IndexedTrace:
+    """Return a trace as an index takes it, with the vectors of `TinyModel`."""
+    whole: dict[str, Any] = {
+        "trace_id": f"t{row}",
+        "text": "\n".join(chunks),
+        "vectors": np.stack([tiny_vector(chunk) for chunk in chunks]),
+        "outcome": "unknown",
+        "tags": (),
+        "occurred_at_ms": 0,
+    }
+    return IndexedTrace(row=row, chunks=chunks, stale_chunks=stale, **{**whole, **fields})
+
+
+def settings_of(tmp_path: Path, **flags: Any) -> Settings:
+    """Return settings that wait for nothing."""
+    return load_settings(tmp_path / "data", **{"tokens": {"timeout_s": 0}, "index": {"linger_ms": 0}, **flags})
+
+
+async def warm(engine: Engine) -> None:
+    """Wait until meaning takes part in an engine's searches, or will not."""
+    async with asyncio.timeout(WAIT_S):
+        await engine.warm.wait()
+
+
+async def settled(engine: Engine) -> None:
+    """Wait until both indexes of an engine have all that was stored."""
+    await warm(engine)
+    assert await engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=WAIT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import pairwise
 
 import pytest
 from samples import trace
@@ -21,7 +22,7 @@ def test_windows_share_words_with_the_one_before_and_miss_none() -> None:
         assert all(len(window) <= 80 for window in found)
         assert [word for i, window in enumerate(found) for word in (window if i == 0 else window[20:])] == words
         assert all(len(window) > 20 for window in found[1:])
-        assert all(a[-20:] == b[:20] for a, b in zip(found, found[1:], strict=False))
+        assert all(a[-20:] == b[:20] for a, b in pairwise(found))
 
 
 def test_a_text_without_words_has_no_windows() -> None:

@@ -130,8 +130,7 @@ def test_the_limit_of_the_content_counts_bytes_not_characters(char: str, size: i
         assert refusal({"task": "t", "content": fits + "x"}) == "content: must be at most 1,048,576 characters, not 1,048,577: shorten it"
     else:
         assert (
-            refusal({"task": "t", "content": fits + "x"})
-            == "content: must be at most 1,048,576 bytes of UTF-8, not 1,048,577: shorten it"
+            refusal({"task": "t", "content": fits + "x"}) == "content: must be at most 1,048,576 bytes of UTF-8, not 1,048,577: shorten it"
         )
 
 
@@ -200,13 +199,17 @@ def test_every_millisecond_of_the_calendar_survives_being_written() -> None:
 
 
 def _random_trace(rng: random.Random) -> dict[str, Any]:
-    text = lambda least=0: "".join(rng.choices("ab \n\té深🧠\u2028", k=rng.randint(least, 12)))  # noqa: E731
-    lesson = lambda: {"title": text(), "description": text(), "content": "x" + text()}  # noqa: E731
+    def text(least: int = 0) -> str:
+        return "".join(rng.choices("ab \n\té深🧠\u2028", k=rng.randint(least, 12)))
+
+    def lesson() -> str | dict[str, str]:
+        return rng.choice(["y" + text(), {"title": text(), "description": text(), "content": "x" + text()}])
+
     return {
         "task": "x" + text(),
         "content": text(),
         "outcome": rng.choice(list(Outcome)),
-        "lessons": [rng.choice(["y" + text(), lesson()]) for _ in range(rng.randint(0, 3))],
+        "lessons": [lesson() for _ in range(rng.randint(0, 3))],
         "tags": ["z" + text(1) for _ in range(rng.randint(0, 3))],
         "namespace": rng.choice([None, "深", "a b"]),
         "parent_id": rng.choice([None, "p"]),

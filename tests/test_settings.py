@@ -101,7 +101,7 @@ def test_the_list_of_tools_is_a_comma_list_in_the_environment(directory: Path, m
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("TRACEBANK_RETRIEVAL__K", "51", "setting retrieval.k: Input should be less than or equal to 50, not '51' (set in TRACEBANK_RETRIEVAL__K"),
+        ("TRACEBANK_RETRIEVAL__K", "51", "setting retrieval.k: Input should be less than or equal to 50, not '51' (set in TRACEBANK"),
         ("TRACEBANK_RETRIEVAL__K", "many", "setting retrieval.k: Input should be a valid integer"),
         ("TRACEBANK_LOG_LEVEL", "loud", "setting log_level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'"),
         ("TRACEBANK_NAMESPACE", "", "setting namespace: String should have at least 1 character, not ''"),

@@ -6,6 +6,7 @@ Results go to standard output, everything else to standard error; an error is on
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import secrets
@@ -34,8 +35,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = Console(soft_wrap=True), Console(stderr=True)
+# UTF-8 on every pipe, whatever the console thinks: what is piped is piped into another of these.
+for stream in (sys.stdin, sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 BATCH_LINES = 100
+ENGINE_ENDED = "the engine has ended before it answered: run the command again; what it had acknowledged is safe"
 TOKEN_NAME = "http.token"  # noqa: S105 - a file name
 
 Events = AsyncIterator[dict[str, Any]]
@@ -86,16 +92,28 @@ async def engine() -> AsyncIterator[Call]:
     for note in connection.about.get("notes", ()):
         print(f"tracebank: {note}", file=sys.stderr)
 
+    def say(message: object) -> None:
+        try:
+            connection.send(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise EngineError(ENGINE_ENDED) from error
+
+    def hear() -> bytes:
+        try:
+            return connection.receive()
+        except OSError as error:
+            raise EngineError(ENGINE_ENDED) from error
+
     async def call(operation: str, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
-        connection.send(json.dumps({"operation": operation, "arguments": arguments}).encode() + b"\n")
-        while line := await asyncio.to_thread(connection.receive):
+        say({"operation": operation, "arguments": arguments})
+        while line := await asyncio.to_thread(hear):
             message = json.loads(line)
             if "error" in message:
                 raise EngineError(message["error"])
             if message.get("end"):
                 return
             yield message["event"]
-        raise EngineError("the engine has ended before it answered: run the command again; what it had acknowledged is safe")
+        raise EngineError(ENGINE_ENDED)
 
     try:
         yield call

@@ -22,10 +22,11 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
 from mcp.server.mcpserver import MCPServer
 
 from tracebank import __version__, link
-from tracebank.engine import Engine, Session
+from tracebank.engine import Engine, Session, prepare_data_dir
 from tracebank.errors import InputError, SettingsError, TracebankError
 from tracebank.front import answers_path
 from tracebank.http import HttpSettings, serving
@@ -33,7 +34,7 @@ from tracebank.operations import OPERATIONS
 from tracebank.protocol.answers import early_answers, write_down
 from tracebank.protocol.plugins import Plugins, load_plugins
 from tracebank.protocol.server import build_server
-from tracebank.protocol.session import Calls, lines, serve
+from tracebank.protocol.session import Reading, lines, serve
 from tracebank.records import check_id
 from tracebank.settings import Settings, load_settings
 from tracebank.store import traces
@@ -49,49 +50,48 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 class Daemon:
     """Serves connections with one engine until it is idle for long, is asked to leave, or gets a signal."""
 
-    def __init__(self, engine: Engine, plugins: Plugins, token: str) -> None:
+    def __init__(self, engine: Engine, plugins: Plugins, token: str, leaving: asyncio.Event) -> None:
         self._engine, self._plugins, self._token = engine, plugins, token
+        self.leaving = leaving
         self._settings = engine.settings
         self._environment = link.greeting("")["settings"]
         self._servers: dict[tuple[str, ...], MCPServer[Session]] = {}
-        self._connections: set[asyncio.Task[None]] = set()
+        # With what they read, once they have said who they are.
+        self._connections: dict[asyncio.Task[None], Reading | None] = {}
         self._answers: dict[str | None, asyncio.Task[None]] = {}
-        self._calls = Calls()
         self._sessions = 0
         self._idle_since = time.monotonic()
-        self.leaving = asyncio.Event()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection; whatever goes wrong in it is its own."""
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self._connections[task] = None
         try:
-            await self._greet(reader, writer)
+            await self._greet(task, reader, writer)
         except (OSError, TimeoutError, ValueError) as error:
             log.info("a connection ended: %s", error)
         except Exception:  # one client's trouble must not be another's
             log.exception("a connection has failed")
         finally:
-            self._connections.discard(task)
+            del self._connections[task]
             writer.close()
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _greet(self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def say(message: Mapping[str, Any]) -> None:
             await _send(writer, json.dumps(message).encode() + b"\n")
 
         async with asyncio.timeout(GREETING_TIMEOUT_S):
             greeting = json.loads(await reader.readline() or b"null")
-        if not isinstance(greeting, dict) or not hmac.compare_digest(str(greeting.get("token")), self._token):
+        if not isinstance(greeting, dict) or not hmac.compare_digest(str(greeting.get("token")).encode(), self._token.encode()):
             await say({"error": "this is not a greeting that Tracebank knows"})
             return
+        reading = self._connections[task] = Reading(reader)
         role = greeting.get("role")
         if role == "mcp":
-            await self._serve_mcp(greeting, reader, writer, say)
+            await self._serve_mcp(greeting, reading, writer, say)
         elif role == "operations":
-            await say(self._about(greeting))
-            with self._session():
-                await self._serve_operations(greeting, reader, say)
+            await self._serve_operations(greeting, reading, say)
         elif role == "status":
             await say({**self._about(greeting), **await self._status()})
         elif role == "stop":
@@ -135,7 +135,7 @@ class Daemon:
     async def _serve_mcp(
         self,
         greeting: Mapping[str, Any],
-        reader: asyncio.StreamReader,
+        reading: Reading,
         writer: asyncio.StreamWriter,
         say: Callable[[Mapping[str, Any]], Awaitable[None]],
     ) -> None:
@@ -149,7 +149,7 @@ class Daemon:
         await say(self._about(greeting))
         self._write_answers_once(choice if isinstance(choice, str) else None)
         with self._session():
-            await serve(server, session, reader, lambda line: _send(writer, line), self._calls)
+            await serve(server, session, reading, lambda line: _send(writer, line))
 
     def _namespace(self, greeting: Mapping[str, Any]) -> str:
         name = greeting.get("namespace")
@@ -176,33 +176,42 @@ class Daemon:
         if await asyncio.to_thread(path.is_file):
             await self._engine.warm.wait()
         answers = await early_answers(self._server(self._tools(choice)), self._engine.session())
-        write_down(path, answers)
+        try:
+            write_down(path, answers)
+        except OSError as error:
+            log.warning("the answers for fronts cannot be written down: %s", error)
 
     # -- the command line ---------------------------------------------------------------------------------------
 
     async def _serve_operations(
-        self, greeting: Mapping[str, Any], reader: asyncio.StreamReader, say: Callable[[Mapping[str, Any]], Awaitable[None]]
+        self, greeting: Mapping[str, Any], reading: Reading, say: Callable[[Mapping[str, Any]], Awaitable[None]]
     ) -> None:
-        session = self._engine.session(self._namespace(greeting))
-        async for line in lines(reader):
+        try:
+            session = self._engine.session(self._namespace(greeting))
+        except InputError as error:
+            await say({"error": str(error)})
+            return
+        await say(self._about(greeting))
+        with self._session():
+            await self._obey(session, reading, say)
+
+    async def _obey(self, session: Session, reading: Reading, say: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
+        async for line in lines(reading):
             request = json.loads(line)
             if request["operation"] == "serve":
-                await self._serve_http(request["arguments"], reader, say)
+                await self._serve_http(request["arguments"], reading, say)
                 return
-            self._calls.begin()
             try:
                 async for event in OPERATIONS[request["operation"]](session, **request["arguments"]):
                     await say({"event": event})
                 await say({"end": True})
             except TracebankError as error:
                 await say({"error": str(error)})
-            finally:
-                self._calls.end()
 
     async def _serve_http(
         self,
         arguments: Mapping[str, Any],
-        reader: asyncio.StreamReader,
+        reading: Reading,
         say: Callable[[Mapping[str, Any]], Awaitable[None]],
     ) -> None:
         """Serve HTTP for as long as the one who asked for it stays connected."""
@@ -210,7 +219,7 @@ class Daemon:
             server = build_server(self._plugins.chosen(self._settings.tools), shared=self._engine.session())
             async with serving(server, HttpSettings(**arguments)) as url:
                 await say({"event": {"url": url}})
-                await reader.read()
+                await reading.read(1)
         except TracebankError as error:
             await say({"error": str(error)})
 
@@ -231,11 +240,14 @@ class Daemon:
                     return
 
     async def drain(self) -> None:
-        """Let the calls that were accepted be answered, for a while, then end all connections."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                while self._calls.count:
-                    await self._calls.idle.wait()
+        """Read no more, let what was read be answered, for a while, then end all connections."""
+        for task, reading in self._connections.items():
+            if reading is None:
+                task.cancel()
+            else:
+                reading.end()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=DRAIN_S)
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -261,11 +273,9 @@ def _listening(data_dir: str) -> Any:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            sock.bind(path)
-        finally:
-            os.umask(before)
+        # Nobody else gets through its directory meanwhile; the umask is not ours alone, other threads are making files.
+        sock.bind(path)
+        os.chmod(path, 0o600)
         address = {"unix": path, "token": token}
     file = Path(data_dir) / link.ADDRESS_NAME
     try:
@@ -286,12 +296,13 @@ def _listening(data_dir: str) -> Any:
 
 
 async def _run(settings: Settings, ready: Callable[[], None]) -> None:
+    leaving = asyncio.Event()
+    _on_signals(leaving.set)
     plugins = load_plugins()
     async with Engine.open(settings) as engine:
         engine.plugins = plugins.report()
         with _listening(str(settings.data_dir)) as (sock, token):
-            daemon = Daemon(engine, plugins, token)
-            _on_signals(daemon.leaving.set)
+            daemon = Daemon(engine, plugins, token, leaving)
             listener = await _listen(sock, daemon)
             ready()
             await daemon.until_leaving()
@@ -314,19 +325,23 @@ def _on_signals(act: Callable[[], object]) -> None:
 
 def main() -> None:
     """Run the engine process. Tells whoever started it "ready", or in one line what is wrong."""
-    told = False
+    # What a library prints must not be taken for what we tell.
+    starter: int | None = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def tell(line: str) -> None:
-        nonlocal told
-        if not told:
-            told = True
-            os.write(1, line.encode() + b"\n")
-            # Nobody reads any more; a library that prints must not fail for it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        nonlocal starter
+        if starter is not None:
+            # Whoever started us may be gone; others are waiting for us.
+            with contextlib.suppress(OSError):
+                os.write(starter, line.encode() + b"\n")
+            os.close(starter)
+            starter = None
 
     code = 0
     try:
         settings = load_settings()
+        prepare_data_dir(settings.data_dir)
         configure_logging(settings.log_level, settings.data_dir / link.LOG_NAME)
         asyncio.run(_run(settings, lambda: tell("ready")))
     except TracebankError as error:
@@ -349,7 +364,8 @@ class _StandardInput:
         self._descriptor = descriptor
 
     async def read(self, n: int) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(None, os.read, self._descriptor, n)
+        # Abandoned where a signal ends us: it comes back when the client says something, or never.
+        return await to_thread.run_sync(os.read, self._descriptor, n, abandon_on_cancel=True)
 
 
 def serve_one_client() -> None:
@@ -369,20 +385,19 @@ async def _serve_one(settings: Settings) -> None:
     # The protocol keeps standard output for itself: a stray print goes to standard error.
     wire = os.dup(1)
     os.dup2(2, 1)
-    reader = _StandardInput(os.dup(0))
+    reading = Reading(_StandardInput(os.dup(0)))
+    one_line_at_a_time = asyncio.Lock()
 
     async def write(line: bytes) -> None:
-        await asyncio.to_thread(_write_all, wire, line)
+        async with one_line_at_a_time:
+            await to_thread.run_sync(_write_all, wire, line, abandon_on_cancel=True)
 
     plugins = load_plugins()
     async with Engine.open(settings, mode="in-process") as engine:
         engine.plugins = plugins.report()
         server = build_server(plugins.chosen(settings.tools))
-        serving = asyncio.create_task(serve(server, engine.session(), reader, write, Calls()))
-        _on_signals(serving.cancel)
-        await asyncio.wait([serving])
-        if not serving.cancelled() and (error := serving.exception()) and not isinstance(error, OSError):
-            raise error
+        _on_signals(reading.end)
+        await serve(server, engine.session(), reading, write)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

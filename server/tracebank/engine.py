@@ -14,7 +14,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -172,8 +172,8 @@ class Engine:
         self.startup.done("words")
         self.tokenizers.start()
         self.embedding.start()
-        self._spawn("indexer", self.indexer.run())
-        self._spawn("meaning", self._warm_up()).add_done_callback(lambda _: self.warm.set())
+        self._spawn("indexer", self.indexer.run)
+        self._spawn("meaning", self._warm_up).add_done_callback(lambda _: self.warm.set())
         try:
             yield
         finally:
@@ -190,7 +190,13 @@ class Engine:
         began = time.perf_counter()
         model = self.embedding.name
         directory = self.settings.data_dir / "index" / "vectors"
-        index = await to_thread.run_sync(lambda: ChromaVectorIndex(directory, model=model))
+        opening = asyncio.ensure_future(asyncio.to_thread(ChromaVectorIndex, directory, model=model))
+        try:
+            index = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on; the directory is ours until it has ended and its index is closed.
+            (await opening).close()
+            raise
         self.startup.done("chroma", began)
         self.vectors = index
         if index.fresh:
@@ -202,17 +208,20 @@ class Engine:
         self.indexer.attach(index, model_id)
         self.retriever.attach(index, model_id)
 
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._supervised(name, work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _supervised(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _supervised(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # a part that fails is told in `stats`, and the others go on
-            self.problems[name] = str(error)
+            cause: BaseException = error
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
+            self.problems[name] = str(cause)
             log.exception("%s has failed", name)
 
     def session(self, namespace: str | None = None) -> Session:
@@ -228,7 +237,9 @@ class Engine:
             chunks, tokens = await self._cut(trace)
             added = await self._put([(trace, chunks)], outbox.INTERACTIVE)
         if added[0].seq is not None:
-            session.last_seq = self._last_seq = added[0].seq
+            # Another add may have come in between: never back.
+            session.last_seq = max(added[0].seq, session.last_seq or 0)
+            self._last_seq = max(added[0].seq, self._last_seq)
         indexed = added[0].seq is None and not await self.store.read(lambda db: outbox.is_waiting(db, added[0].row))
         return AddedTrace(trace_id=trace.trace_id, status=added[0].status, chunks=added[0].chunks, tokens=tokens, indexed=indexed)
 
@@ -262,8 +273,9 @@ class Engine:
 
     async def forget(self, rows: Sequence[int]) -> int:
         """Delete traces for good: from the store and its file now, from the indexes at once after. Returns how many."""
+        spaces = await self.store.read(lambda db: traces.spaces_of(db, rows))
         deleted = await self.store.write(lambda db: traces.delete(db, rows))
-        for space in self.spaces.values():
+        for space in spaces:
             self._changed(space)
         self.indexer.notify()
         await self.indexer.wait(self._sinks, up_to=EVERYTHING, timeout_s=FORGET_TIMEOUT_S)
@@ -293,12 +305,11 @@ class Engine:
         Returns whether they are.
         """
         timeout_s = self.settings.retrieval.wait_ms / 1000
-        if session.last_seq is not None:
-            done = await self.indexer.wait(self._sinks, up_to=session.last_seq, timeout_s=timeout_s)
-            if done and self.retriever.deep:
-                session.last_seq = None
-            if not done:
+        if (own := session.last_seq) is not None:
+            if not await self.indexer.wait(self._sinks, up_to=own, timeout_s=timeout_s):
                 return False
+            if self.retriever.deep and session.last_seq == own:
+                session.last_seq = None
         if self._searchable_seq < (latest := self._last_seq):
             if not await self.indexer.wait(("words",), up_to=latest, timeout_s=timeout_s):
                 return False
@@ -357,7 +368,7 @@ class Engine:
 
     def _see_to_faults(self) -> None:
         for sink, fault in self.retriever.take_faults().items():
-            self._spawn(f"repair of {sink}", self.indexer.repair(sink, fault))
+            self._spawn(f"repair of {sink}", partial(self.indexer.repair, sink, fault))
 
     def _changed(self, space: int) -> None:
         self._generations[space] = self._generations.get(space, 0) + 1

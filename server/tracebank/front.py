@@ -19,11 +19,11 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from tracebank import __version__, link
 from tracebank.errors import TracebankError
 
+TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
@@ -35,6 +35,7 @@ PAUSE_S = 15.0
 # How long calls in flight may go on after the client has closed its end.
 FAREWELL_S = 10.0
 EARLY_METHODS = ("initialize", "server/discover", "tools/list")
+INITIALIZED, CANCELLED = "notifications/initialized", "notifications/cancelled"
 ANSWERS_DIR = "answers"
 
 
@@ -87,11 +88,10 @@ class Front:
         self._wanted = True
         self._failure = ""
         self._retry_at = 0.0
-        # By id, as JSON: the call and its line.
-        self._in_flight: dict[str, tuple[dict[str, Any], bytes]] = {}
-        # The first lines of the session, which every engine must hear, and what we say to the next one before all else.
-        self._handshake: list[bytes] = []
-        self._greet_with: list[bytes] = []
+        # Calls by id, as JSON.
+        self._in_flight: dict[str, dict[str, Any]] = {}
+        # What every engine of this session must hear first, and the id whose answer the client has already.
+        self._handshake: list[dict[str, Any]] = []
         self._swallow: str | None = None
         self._futile_deaths = 0
 
@@ -116,23 +116,18 @@ class Front:
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            self._tell({"jsonrpc": "2.0", "id": None, "error": {"code": PARSE_CODE, "message": "this line is not valid JSON"}})
+            self._tell(_error(None, PARSE_CODE, "this line is not valid JSON"))
             return
-        if not isinstance(message, dict):
-            self._forward(line, message if isinstance(message, list) else [])
-            return
-        method = message.get("method")
-        if method == "initialize":
-            self._handshake = [line]
-        if method in EARLY_METHODS and "id" in message and self._answer_early(message):
-            return
-        self._forward(line, [message])
-        if method == "notifications/initialized":
-            # From now on whoever follows this engine hears it from us.
-            self._handshake.append(line)
+        messages = [m for m in (message if isinstance(message, list) else [message]) if isinstance(m, dict)]
+        if len(line) > link.MAX_LINE_BYTES:
+            self._refuse(_calls(messages), FAILED_CODE, f"a message must be at most {link.MAX_LINE_BYTES:,} bytes, not {len(line):,}")
+        elif not (isinstance(message, dict) and (self._answer_early(message) or self._keep(message))):
+            self._forward(line, messages)
 
     def _answer_early(self, message: dict[str, Any]) -> bool:
         """Answer from what an engine wrote down, if ours is not there yet. Returns whether that was possible."""
+        if message.get("method") not in EARLY_METHODS or not _calls([message]):
+            return False
         with self._state:
             if self._connection is not None or self._failure:
                 return False
@@ -140,11 +135,18 @@ class Front:
             if result is None:
                 return False
             if message["method"] == "initialize":
-                # The engine is to hear it, too; the client has its answer already.
-                self._swallow = json.dumps(message["id"])
-                self._greet_with = list(self._handshake)
+                # The engine is to hear it, too.
+                self._handshake = [message]
         self._tell({"jsonrpc": "2.0", "id": message["id"], "result": result})
         return True
+
+    def _keep(self, message: dict[str, Any]) -> bool:
+        """Keep the end of the handshake for an engine that is not there yet. Returns whether it was that."""
+        with self._state:
+            kept = message.get("method") == INITIALIZED and self._connection is None and bool(self._handshake)
+            if kept:
+                self._handshake.append(message)
+        return kept
 
     def _written_down(self, message: dict[str, Any]) -> Any:
         params = message.get("params")
@@ -161,25 +163,37 @@ class Front:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def _forward(self, line: bytes, messages: list[Any]) -> None:
-        calls = [m for m in messages if isinstance(m, dict) and "id" in m and "method" in m]
+    def _forward(self, line: bytes, messages: list[dict[str, Any]]) -> None:
         with self._state:
-            self._wanted = True
             if self._failure and time.monotonic() >= self._retry_at:
                 self._failure = ""
-            self._state.notify_all()
             while self._connection is None and not self._failure:
+                self._wanted = True
+                self._state.notify_all()
                 self._state.wait()
             connection, failure = self._connection, self._failure
             if connection is not None:
-                self._in_flight.update((json.dumps(m["id"]), (m, line)) for m in calls)
+                self._note(messages)
         if connection is None:
-            for message in calls:
-                self._tell(_error(message["id"], FAILED_CODE, failure))
+            self._refuse(_calls(messages), FAILED_CODE, failure)
             return
         # If the engine has died, its thread sees to the calls in flight, this one among them.
         with contextlib.suppress(OSError):
             connection.send(line)
+
+    def _note(self, messages: list[dict[str, Any]]) -> None:
+        """Note what the engine owes us, and what the next one has to hear again."""
+        for call in _calls(messages):
+            self._in_flight[json.dumps(call["id"])] = call
+            if call["method"] == "initialize":
+                self._handshake = [call]
+        for message in messages:
+            params = message.get("params")
+            if message.get("method") == INITIALIZED:
+                self._handshake.append(message)
+            elif message.get("method") == CANCELLED and isinstance(params, dict):
+                # It will not be answered.
+                self._in_flight.pop(json.dumps(params.get("requestId")), None)
 
     # -- the engine's lines -------------------------------------------------------------------------------------
 
@@ -188,8 +202,11 @@ class Front:
             with self._state:
                 while not self._wanted:
                     self._state.wait()
-            if self._connect():
-                self._copy()
+            try:
+                if self._connect():
+                    self._copy()
+            except Exception as error:  # without this thread the client would wait for ever
+                self._fail(f"Tracebank's front has failed: {error!r}")
 
     def _connect(self) -> bool:
         """Connect, starting the engine if need be, and repeat the handshake. Returns whether it worked."""
@@ -203,11 +220,11 @@ class Front:
             self._fail(f"Tracebank's engine cannot be started: {error}")
             return False
         for note in connection.about.get("notes", ()):
-            print(f"tracebank: {note}", file=sys.stderr, flush=True)
+            _warn(note)
         with self._state:
             try:
-                for line in self._greet_with:
-                    connection.send(line)
+                for message in self._opening():
+                    connection.send(_line(message))
             except OSError:
                 self._futile_deaths += 1
                 connection.close()
@@ -216,11 +233,25 @@ class Front:
             self._state.notify_all()
         return True
 
+    def _opening(self) -> list[dict[str, Any]]:
+        """Return what a new engine must hear before all else: the handshake, and calls that are still to be answered."""
+        first = json.dumps(self._handshake[0]["id"]) if self._handshake else None
+        # Where the client has its answer, it is to get no second one.
+        self._swallow = None if first in self._in_flight else first
+        return self._handshake + [call for key, call in self._in_flight.items() if key != first]
+
     def _fail(self, failure: str) -> None:
+        """Answer what waits with the failure, and so what comes in the next seconds."""
         with self._state:
             self._failure, self._retry_at, self._wanted = failure, time.monotonic() + PAUSE_S, False
+            connection, self._connection = self._connection, None
+            calls = list(self._in_flight.values())
             self._state.notify_all()
-        print(f"tracebank: {failure}", file=sys.stderr, flush=True)
+        if connection is not None:
+            connection.close()
+        _warn(failure)
+        self._refuse(calls, FAILED_CODE, failure)
+        self._settle(calls)
 
     def _copy(self) -> None:
         connection = self._connection
@@ -239,38 +270,32 @@ class Front:
         if not line.endswith(b"\n"):
             return False  # the engine died in the middle of it
         answer = _answered_id(line)
+        if answer is None:
+            self._write(line)
+            return False
         with self._state:
-            swallowed = answer is not None and answer == self._swallow
+            call = self._in_flight.get(answer)
+            swallowed = answer == self._swallow
             if swallowed:
                 self._swallow = None
         if swallowed:
             return False
         self._write(line)
-        if answer is None:
-            return False
         # Not before it is written: at its end the client waits for what is in flight, and for nothing else.
-        with self._state:
-            self._in_flight.pop(answer, None)
-            self._state.notify_all()
+        if call is not None:
+            self._settle([call])
         return True
 
     def _engine_left(self, connection: link.Connection) -> None:
         """Settle what was in flight; the next engine is started when there is something to send to it."""
         with self._state:
             self._connection = None
-            again = {key: call for key, call in self._in_flight.items() if call[0].get("method") in EARLY_METHODS}
-            lost = [call["id"] for key, (call, _) in self._in_flight.items() if key not in again]
-            # Whoever follows is to hear the handshake from us, and the client no second answer to it.
-            first = json.dumps(json.loads(self._handshake[0]).get("id")) if self._handshake else None
-            self._swallow = None if first in again else first
             # The calls with which a session begins change nothing, and a client would give up without an answer.
-            self._greet_with = self._handshake + [line for key, (_, line) in again.items() if key != first]
-            self._in_flight = again
-            self._wanted = bool(again)
-            self._state.notify_all()
+            lost = [call for call in self._in_flight.values() if call["method"] not in EARLY_METHODS]
+            self._wanted = len(lost) < len(self._in_flight)
         connection.close()
-        for call_id in lost:
-            self._tell(_error(call_id, RETRY_CODE, "Tracebank's engine was restarted; what it had acknowledged is safe. Retry this call."))
+        self._refuse(lost, RETRY_CODE, "Tracebank's engine was restarted; what it had acknowledged is safe. Retry this call.")
+        self._settle(lost)
 
     # -- both ---------------------------------------------------------------------------------------------------
 
@@ -278,15 +303,26 @@ class Front:
         """Let the calls in flight be answered, for a while, when the client has nothing more to say."""
         give_up_at = time.monotonic() + FAREWELL_S
         with self._state:
+            while self._in_flight and (left := give_up_at - time.monotonic()) > 0:
+                self._state.wait(left)
             connection = self._connection
-            if connection is not None:
-                while self._in_flight and (left := give_up_at - time.monotonic()) > 0:
-                    self._state.wait(left)
         if connection is not None:
             connection.close()
 
+    def _refuse(self, calls: list[dict[str, Any]], code: int, message: str) -> None:
+        for call in calls:
+            self._tell(_error(call["id"], code, message))
+
+    def _settle(self, calls: list[dict[str, Any]]) -> None:
+        with self._state:
+            for call in calls:
+                # A client may have used the id again as soon as it had the answer.
+                if self._in_flight.get(key := json.dumps(call["id"])) is call:
+                    del self._in_flight[key]
+            self._state.notify_all()
+
     def _tell(self, message: dict[str, Any]) -> None:
-        self._write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        self._write(_line(message))
 
     def _write(self, line: bytes) -> None:
         try:
@@ -298,8 +334,23 @@ class Front:
             os._exit(0)
 
 
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those of the messages that are to be answered."""
+    return [message for message in messages if "method" in message and isinstance(message.get("id"), str | int)]
+
+
 def _error(call_id: Any, code: int, message: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": call_id, "error": {"code": code, "message": message, "data": {"retry": code == RETRY_CODE}}}
+
+
+def _warn(message: str) -> None:
+    # The client may have closed our standard error.
+    with contextlib.suppress(OSError, ValueError):
+        print(f"tracebank: {message}", file=sys.stderr, flush=True)
 
 
 def _answered_id(line: bytes) -> str | None:

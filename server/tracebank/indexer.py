@@ -13,7 +13,7 @@ import logging
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -121,6 +121,8 @@ class Indexer:
 
         Returns whether they are; a sink that has given up is not waited for.
         """
+        if not await self._pending([s for s in sinks if s not in self.faults], up_to):
+            return True
         self._waiters += 1
         self._hurry.set()
         try:
@@ -151,6 +153,7 @@ class Indexer:
         index = self._index_of(sink)
         if index is not None:
             await to_thread.run_sync(index.clear, limiter=self._limiter[sink])
+        # A batch that was written before has given up the limiter and, in the same step, its entries: they are queued anew.
         queued = await self._store.write(lambda db: outbox.fill(db, sink))
         if index is not None:
             index.mark_filled()
@@ -178,7 +181,8 @@ class Indexer:
     async def _turn(self, sink: Sink, index: Callable[[_Work], Awaitable[None]]) -> None:
         """Do what is due, or wait until something is."""
         await self._finish_refill(sink)
-        entries = [] if self._index_of(sink) is None or sink in self.faults else await self._due(sink)
+        usable = self._index_of(sink) is not None and sink not in self.faults
+        entries = await self._store.read(lambda db: outbox.due(db, sink, limit=ENTRIES_READ)) if usable else []
         if not entries:
             if not self._refilling[sink].locked():
                 self._rebuilding.discard(sink)
@@ -198,9 +202,6 @@ class Indexer:
         async with self._refilling[sink]:
             if (index := self._index_of(sink)) is not None and index.fresh and sink not in self.faults:
                 await self._refill(sink)
-
-    async def _due(self, sink: Sink) -> list[Entry]:
-        return await self._store.read(lambda db: outbox.due(db, sink, limit=ENTRIES_READ))
 
     async def _linger(self) -> None:
         # New traces often come in company, and a commit of the index costs as much for many as for one.
@@ -241,7 +242,7 @@ class Indexer:
                 raise StoreFullError(f"no space left beside {self._store.path} for the index") from error
             if len(work.entries) > 1:
                 for entry in work.entries:
-                    await self._index_or_set_aside(sink, _Work(work.namespace_id, [entry], work.stored, work.spans), index)
+                    await self._index_or_set_aside(sink, replace(work, entries=[entry]), index)
                 return
             await self._set_aside(sink, work.entries[0], error)
 

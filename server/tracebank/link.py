@@ -14,12 +14,12 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from tracebank import __version__
 from tracebank.errors import DataDirError, EngineError
 from tracebank.locking import FileLock, holder_of
 
+TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
 if TYPE_CHECKING:
     from typing import Any
 
@@ -28,11 +28,17 @@ TRANSPORT_VARIABLE = "TRACEBANK_TRANSPORT"
 START_TIMEOUT_S = 60.0
 GREETING_TIMEOUT_S = 60.0
 RETRY_S = 0.05
+# So often may the engine die while it starts, without a word, before we give up.
+MAX_DEATHS = 3
+MAX_LINE_BYTES = 64 * 1_048_576
 LOG_TAIL_BYTES = 2_000
 # Variables that belong to one client; they travel with its greeting and not to the engine.
 CLIENT_VARIABLES = ("TRACEBANK_NAMESPACE", "TRACEBANK_TOOLS")
 # Variables that say where and how, and are therefore the same for whoever finds the engine.
 PLACE_VARIABLES = ("TRACEBANK_DATA_DIR", "TRACEBANK_ENGINE", "TRACEBANK_HTTP_TOKEN", TRANSPORT_VARIABLE)
+
+# Older versions whose engine this process has asked to leave. If one comes again, it is what is installed now.
+_asked_to_leave: set[str] = set()
 
 
 class Connection:
@@ -63,20 +69,25 @@ def connect_or_start(data_dir: str, role: str) -> Connection:
     An engine of an older version is asked to leave first. Raises: EngineError, DataDirError.
     """
     give_up_at = time.monotonic() + START_TIMEOUT_S
+    deaths = 0
     while True:
         connection = connect(data_dir, role)
         if connection is not None:
-            if not _older(connection.about.get("version")):
+            version = str(connection.about.get("version"))
+            if not _older(version) or version in _asked_to_leave:
                 return connection
+            _asked_to_leave.add(version)
             connection.close()
-            ask_to_leave(data_dir)
-        elif holder := holder_of(data_dir):
+            ask_to_leave(data_dir, only=connection.about.get("pid"))
+        elif (holder := holder_of(data_dir)) is not None:
             if holder.get("mode") == "in-process":
                 raise EngineError(f"{data_dir} is in use by process {holder.get('pid')}, which serves its own client only: end it first")
             # It is coming up, or on its way out.
             time.sleep(RETRY_S)
-        else:
-            _start_one(data_dir)
+        elif death := _start_one(data_dir):
+            deaths += 1
+            if deaths >= MAX_DEATHS:
+                raise EngineError(death)
         if time.monotonic() > give_up_at:
             raise EngineError(
                 f"the engine of {data_dir} does not answer within {START_TIMEOUT_S:.0f} s: see {os.path.join(data_dir, LOG_NAME)}"
@@ -88,23 +99,21 @@ def connect(data_dir: str, role: str) -> Connection | None:
     sock, token = _dial(data_dir)
     if sock is None:
         return None
+    connection = Connection(sock, {})
     try:
         sock.settimeout(GREETING_TIMEOUT_S)
-        connection = Connection(sock, {})
         connection.send(json.dumps({**greeting(role), "token": token}).encode() + b"\n")
         answer = json.loads(connection.receive() or b"null")
         sock.settimeout(None)
     except (OSError, ValueError):
-        sock.close()
-        return None
-    if not isinstance(answer, dict):
-        sock.close()
-        return None
-    if "error" in answer:
-        sock.close()
+        answer = None
+    if isinstance(answer, dict) and "error" not in answer:
+        connection.about = answer
+        return connection
+    connection.close()
+    if isinstance(answer, dict):
         raise EngineError(answer["error"])
-    connection.about = answer
-    return connection
+    return None
 
 
 def greeting(role: str) -> dict[str, Any]:
@@ -119,21 +128,23 @@ def greeting(role: str) -> dict[str, Any]:
     }
 
 
-def ask_to_leave(data_dir: str, timeout_s: float = 30.0) -> int | None:
+def ask_to_leave(data_dir: str, timeout_s: float = 30.0, *, only: int | None = None) -> int | None:
     """Ask the engine to finish what it accepted and leave; wait until it has. Returns its process id, None if there is none.
 
-    Raises: EngineError if it stays.
+    With `only`, the engine is asked only if it is that process. Raises: EngineError if it stays.
     """
     holder = holder_of(data_dir)
-    if holder is None:
+    if holder is None or only not in (None, holder.get("pid")):
         return None
     connection = connect(data_dir, "stop")
     if connection is not None:
         connection.close()
-    elif pid := holder.get("pid"):
+    elif isinstance(pid := holder.get("pid"), int) and holder_of(data_dir) == holder:
         import signal
 
-        os.kill(pid, signal.SIGTERM)
+        # It serves its own client only, or does not listen yet.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     give_up_at = time.monotonic() + timeout_s
     while (still := holder_of(data_dir)) is not None and still.get("pid") == holder.get("pid"):
         if time.monotonic() > give_up_at:
@@ -164,39 +175,40 @@ def socket_path(data_dir: str) -> str | None:
 
 
 def _dial(data_dir: str) -> tuple[socket.socket | None, str]:
+    sock = None
     try:
         with open(os.path.join(data_dir, ADDRESS_NAME), encoding="utf-8") as file:
             address = json.load(file)
+        token = address.get("token", "")
         if "unix" in address:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            target: Any = address["unix"]
-        elif holder_of(data_dir) is None:
-            # Nobody holds the directory, so the port is a stranger's by now: he must not see the token.
-            return None, ""
-        else:
+            sock.connect(address["unix"])
+        elif holder_of(data_dir) is not None:
+            # Where nobody holds the directory the port is a stranger's by now: he must not see the token.
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            target = ("127.0.0.1", address["port"])
-    except (OSError, ValueError, KeyError, TypeError):
+            sock.connect(("127.0.0.1", address["port"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        # There is no address, nobody is there, or it is garbage.
+        if sock is not None:
+            sock.close()
         return None, ""
-    try:
-        sock.connect(target)
-    except OSError:
-        sock.close()
-        return None, ""
-    return sock, address.get("token", "")
+    return sock, token
 
 
-def _older(version: object) -> bool:
-    return isinstance(version, str) and _parts(version) < _parts(__version__)
+def _older(version: str) -> bool:
+    return _parts(version) < _parts(__version__)
 
 
 def _parts(version: str) -> tuple[int, ...]:
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.split("+")[0].split(".")[:3])
 
 
-def _start_one(data_dir: str) -> None:
-    """Start the engine, unless somebody else just does; return when it listens. Raises: EngineError, DataDirError."""
+def _start_one(data_dir: str) -> str:
+    """Start the engine, unless somebody else just does; return when it listens.
+
+    Returns what is known where it died without a word, else "". Raises: EngineError, DataDirError.
+    """
     try:
         os.makedirs(data_dir, mode=0o700, exist_ok=True)
         lock = FileLock(os.path.join(data_dir, START_LOCK_NAME))
@@ -204,34 +216,53 @@ def _start_one(data_dir: str) -> None:
         raise DataDirError(f"{data_dir} cannot be written: {error.strerror}; set TRACEBANK_DATA_DIR to a directory that can be") from error
     try:
         lock.wait()
-        if holder_of(data_dir) is None:
-            _spawn(data_dir)
+        return _spawn(data_dir) if holder_of(data_dir) is None else ""
+    except OSError as error:
+        raise EngineError(f"the engine of {data_dir} cannot be started: {error}") from error
     finally:
         lock.close()
 
 
-def _spawn(data_dir: str) -> None:
+def _spawn(data_dir: str) -> str:
     import subprocess
 
     environment = {k: v for k, v in os.environ.items() if k not in CLIENT_VARIABLES}
     environment["TRACEBANK_DATA_DIR"] = data_dir
-    with open(os.path.join(data_dir, STDERR_NAME), "wb", buffering=0) as errors:
+    errors = os.open(os.path.join(data_dir, STDERR_NAME), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
         # Its own session: a signal to the client's process group, or the end of its terminal, is not meant for it.
         options: dict[str, Any] = {"creationflags": 0x00000208} if sys.platform == "win32" else {"start_new_session": True}
+        # -P: it works in the data directory and imports nothing from there.
         child = subprocess.Popen(
-            [sys.executable, "-m", "tracebank.daemon"],
+            [sys.executable, "-P", "-m", "tracebank.daemon"],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, cwd=data_dir, **options,
         )  # fmt: skip
-    assert child.stdout is not None
-    with child.stdout as told:
-        line = told.readline()
-    if line.strip() == b"ready":
+    finally:
+        os.close(errors)
+    told: list[bytes] = []
+    heard = threading.Event()
+
+    def attend() -> None:
+        assert child.stdout is not None
+        with child.stdout as stdout:
+            told.append(stdout.readline())
+        heard.set()
         # It outlives us or not; while we are there, somebody must take note of its end, or a zombie stays.
-        threading.Thread(target=child.wait, name="engine-exit", daemon=True).start()
-        return
+        child.wait()
+
+    threading.Thread(target=attend, name="engine-exit", daemon=True).start()
+    if not heard.wait(START_TIMEOUT_S):
+        if holder_of(data_dir) is None:
+            child.kill()
+        raise EngineError(f"the engine has not come up within {START_TIMEOUT_S:.0f} s: {log_tail(data_dir)}")
+    if told[0].strip() == b"ready":
+        return ""
     code = child.wait()
-    told_error = line.decode("utf-8", "replace").strip()
-    raise EngineError(told_error or f"the engine ended with status {code} while starting: {log_tail(data_dir)}")
+    if holder_of(data_dir) is not None:
+        return ""  # another one was quicker
+    if told[0].strip():
+        raise EngineError(told[0].decode("utf-8", "replace").strip())
+    return f"the engine ended with status {code} while starting: {log_tail(data_dir)}"
 
 
 def log_tail(data_dir: str) -> str:

@@ -9,10 +9,10 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from tracebank.errors import DataDirError, DataDirLockedError
 
+TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -40,7 +40,11 @@ class FileLock:
         while not self._lock(wait=True):
             pass
 
-    def _lock(self, *, wait: bool) -> bool:
+    def is_held(self) -> bool:
+        """Return whether somebody has taken the lock. Two who look at the same moment do not see each other."""
+        return not self._lock(wait=False, shared=True)
+
+    def _lock(self, *, wait: bool, shared: bool = False) -> bool:
         try:
             if sys.platform == "win32":
                 import msvcrt
@@ -51,7 +55,8 @@ class FileLock:
             else:
                 import fcntl
 
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                fcntl.flock(self._descriptor, kind if wait else kind | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
@@ -114,7 +119,7 @@ def holder_of(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
     except OSError:
         return None
     try:
-        return None if file.try_acquire() else _parsed(file.read())
+        return _parsed(file.read()) if file.is_held() else None
     finally:
         file.close()
 

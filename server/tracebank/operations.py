@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,8 @@ from tracebank.store.outbox import Sink
 Events = AsyncIterator[dict[str, Any]]
 PROGRESS_S = 0.2
 SAMPLE = 10
+# How bytes that are no UTF-8 arrive ("surrogateescape").
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 INDEXING_TIMEOUT_S = 24 * 3_600
 
 
@@ -45,6 +48,8 @@ async def import_lines(session: Session, lines: Sequence[Sequence[Any]], namespa
 
 
 def _parse_line(line: str, session: Session, namespace: str | None) -> Trace:
+    if _NOT_UTF_8.search(line):
+        raise InputError("line", "is not UTF-8: convert the file, or export it as UTF-8")
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,8 @@ from typing import Any, Literal
 from tracebank.errors import InputError
 
 EARLIEST_YEAR = 1900
+# The encodings that tokens can be counted in, by tiktoken's names.
+ENCODINGS = ("o200k_base", "cl100k_base")
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

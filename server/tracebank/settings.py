@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from tracebank.errors import SettingsError
+from tracebank.records import ENCODINGS
 
 CONFIG_NAME = "tracebank.toml"
 DATA_DIR_VARIABLE = "TRACEBANK_DATA_DIR"
@@ -83,6 +84,13 @@ class TokenSettings(_Section):
 
     encoding: str = Field("o200k_base", description="tiktoken encoding")
     timeout_s: float = Field(5.0, ge=0, le=120, description="how long to wait for its tables before estimating")
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}")
+        return value
 
 
 class CompressionSettings(_Section):

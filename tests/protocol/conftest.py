@@ -14,6 +14,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from talk import ERAS, Connect, Era, Talk
 
+
 @pytest.fixture(scope="session")
 def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
     """Return a function that starts a server at a home, in an era, with more variables, and talks to it."""
@@ -25,8 +26,13 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
         def open_client(at: Home, era: Era = "auto", **variables: str) -> Iterator[Talk]:
             server = StdioServerParameters(command=COMMAND, env={**at.environment, **variables})
             client = Client(stdio_client(server, errlog=errors), mode=era, read_timeout_seconds=WAIT_S)
-            with portal.wrap_async_context_manager(client):
+            connection = portal.wrap_async_context_manager(client)
+            connection.__enter__()
+            try:
                 yield Talk(portal, client)
+            finally:
+                # A test that fails is no error of the connection, which would wrap it in groups of errors.
+                connection.__exit__(None, None, None)
 
         yield open_client
 

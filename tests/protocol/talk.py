@@ -34,8 +34,9 @@ class Talk:
         """Call a tool and return its structured content; the call must succeed."""
         answer = self.result(tool, **arguments)
         assert not answer.is_error, text_of(answer)
-        assert answer.structured_content is not None
-        return answer.structured_content
+        structured: dict[str, Any] | None = answer.structured_content
+        assert structured is not None
+        return structured
 
     def refusal(self, tool: str, **arguments: Any) -> str:
         """Call a tool and return the text of its error; the call must fail."""

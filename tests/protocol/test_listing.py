@@ -22,6 +22,7 @@ TOOLS_LIST_BYTES = 5_000
 
 
 def tools_of(talk: Talk) -> dict[str, Tool]:
+    """Return the listed tools by name."""
     return {tool.name: tool for tool in talk.ask(talk.client.list_tools).tools}
 
 
@@ -96,11 +97,16 @@ def test_the_schemas_say_nothing_that_only_costs_tokens(either: Talk) -> None:
 
 @pytest.mark.parametrize(
     ("tool", "argument", "default"),
-    [("retrieve", "k", 5), ("retrieve", "max_tokens", 2_000), ("compress_prompt", "ratio", 0.7), ("compress_prompt", "head_ratio", 0.6)],
+    [
+        ("retrieve", "k", "5"),
+        ("retrieve", "max_tokens", "2000"),
+        ("compress_prompt", "ratio", "0.7"),
+        ("compress_prompt", "head_ratio", "0.6"),
+    ],
 )
-def test_the_schemas_tell_the_defaults(talk: Talk, tool: str, argument: str, default: float) -> None:
+def test_the_schemas_tell_the_defaults(talk: Talk, tool: str, argument: str, default: str) -> None:
     """An agent that leaves an argument out knows what it gets."""
-    assert tools_of(talk)[tool].input_schema["properties"][argument].get("default") == default
+    assert f"default {default}" in tools_of(talk)[tool].input_schema["properties"][argument]["description"].lower()
 
 
 @pytest.mark.parametrize("tool", TITLES)

@@ -31,8 +31,12 @@ class Wire:
 
     def greeted(self) -> Wire:
         """Say what a client says first."""
-        self.request("initialize", CLIENT)
-        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        try:
+            self.request("initialize", CLIENT)
+            self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def send(self, message: Mapping[str, Any] | bytes) -> None:
@@ -64,6 +68,15 @@ class Wire:
         answer = self.request("tools/call", {"name": tool, "arguments": arguments})
         assert not answer.get("error"), answer
         assert not answer["result"]["isError"], answer
+        structured: dict[str, Any] = answer["result"]["structuredContent"]
+        return structured
+
+    def insist(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool, and once more where the answer says that the engine died before it could be given."""
+        answer = self.request("tools/call", {"name": tool, "arguments": arguments})
+        if "error" in answer:
+            assert answer["error"]["data"]["retry"] is True, answer
+            return self.call(tool, **arguments)
         structured: dict[str, Any] = answer["result"]["structuredContent"]
         return structured
 

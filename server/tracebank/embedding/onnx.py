@@ -15,7 +15,7 @@ from tracebank.embedding.exported import TOKENIZER_NAME, Export, file_name
 from tracebank.embedding.sentence import TEXTS_BETWEEN_TRIMS, give_memory_back
 from tracebank.errors import EmbeddingError, ModelLoadError
 
-# A batch of a small model is too little work for more; measured with 1, 2 and 4.
+# A batch of a small model is too little work to be shared by more.
 MAX_THREADS = 4
 # The same files on the same processor give the same vector; int8 kernels of another one round differently.
 PROBE_COSINE = 0.999

@@ -35,6 +35,8 @@ class ChromaVectorIndex:
         self._directory = directory
         self._format = {"format": FORMAT_VERSION, "model": model}
         self._lock = threading.Lock()
+        # A writer whose task was cancelled still writes: whoever clears or closes waits for it.
+        self._writing = threading.Lock()
         self._collections: dict[int, Collection] = {}
         self._fresh = not prepare_directory(directory, self._format)
         try:
@@ -61,10 +63,11 @@ class ChromaVectorIndex:
         stale += [f"{r.row}-{i}" for r in removals for i in range(r.stale_chunks)]
         records = [(t, i, text) for t in upserts for i, text in enumerate(t.chunks)]
         vectors = np.concatenate([_vectors_of(t) for t in upserts]) if records else np.empty((0, 0), np.float32)
-        for i in range(0, len(stale), MAX_BATCH):
-            _guarded(partial(collection.delete, ids=stale[i : i + MAX_BATCH]))
-        for i in range(0, len(records), MAX_BATCH):
-            _guarded(partial(_upsert, collection, records[i : i + MAX_BATCH], vectors[i : i + MAX_BATCH]))
+        with self._writing:
+            for i in range(0, len(stale), MAX_BATCH):
+                _guarded(partial(collection.delete, ids=stale[i : i + MAX_BATCH]))
+            for i in range(0, len(records), MAX_BATCH):
+                _guarded(partial(_upsert, collection, records[i : i + MAX_BATCH], vectors[i : i + MAX_BATCH]))
 
     def query(self, namespace: int, vector: Vectors, limit: int) -> dict[ChunkKey, float]:
         """Return cosine similarities. Chroma returns distance (1 - cosine); we rank by similarity."""
@@ -79,7 +82,7 @@ class ChromaVectorIndex:
 
     def clear(self) -> None:
         """Set the directory aside and start an empty one: it must work on a broken index too."""
-        with self._lock:
+        with self._writing, self._lock:
             self._collections.clear()
             self._close_client()
             set_aside(self._directory)
@@ -88,7 +91,7 @@ class ChromaVectorIndex:
 
     def close(self) -> None:
         """Close the client; its files can be opened again."""
-        with self._lock:
+        with self._writing, self._lock:
             self._collections.clear()
             self._close_client()
 

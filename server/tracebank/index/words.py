@@ -158,6 +158,8 @@ class TantivyWordIndex:
         self._directory = directory
         self._format = {"format": FORMAT_VERSION, "analyzer": _WORD_PATTERN}
         self._lock = threading.Lock()
+        # A writer whose task was cancelled still writes: whoever clears or closes waits for it.
+        self._writing = threading.Lock()
         self._namespaces: dict[int, _Namespace] = {}
         self._written: OrderedDict[int, _Namespace] = OrderedDict()
         self._fresh = not prepare_directory(directory, self._format)
@@ -177,9 +179,10 @@ class TantivyWordIndex:
         fields = self._open(namespace)
         rows = [trace.row for trace in upserts] + [removal.row for removal in removals]
         chunks = [((t.row << ORDINAL_BITS) | i, text, t) for t in upserts for i, text in enumerate(t.chunks)]
-        _guarded(lambda: fields.chunks.write(rows, chunks))
-        _guarded(lambda: fields.traces.write(rows, [(t.row, t.text, t) for t in upserts]))
-        self._keep_writers(namespace, fields)
+        with self._writing:
+            _guarded(lambda: fields.chunks.write(rows, chunks))
+            _guarded(lambda: fields.traces.write(rows, [(t.row, t.text, t) for t in upserts]))
+            self._keep_writers(namespace, fields)
 
     def query(self, namespace: int, text: str, limit: int, filters: Filters) -> WordHits:
         """Return the best chunks and traces, at most `limit` of each."""
@@ -202,7 +205,7 @@ class TantivyWordIndex:
 
     def clear(self) -> None:
         """Set the directory aside and start an empty one: it must work on a broken index too."""
-        with self._lock:
+        with self._writing, self._lock:
             self._written.clear()
             self._namespaces.clear()
             set_aside(self._directory)
@@ -210,7 +213,7 @@ class TantivyWordIndex:
 
     def close(self) -> None:
         """Let go of readers and writers."""
-        with self._lock:
+        with self._writing, self._lock:
             self._release(keep=0)
             self._namespaces.clear()
 

@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION
 
 from tracebank.engine import Session
-from tracebank.protocol.session import Calls, serve
+from tracebank.protocol.session import Reading, serve
 
 CLIENT = {"name": "tracebank", "version": "1"}
 
@@ -47,14 +47,14 @@ async def early_answers(server: MCPServer[Session], session: Session) -> dict[st
         params = {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT}
         initialized = {"method": "notifications/initialized"}
         script = _Script([{"id": 1, "method": "initialize", "params": params}, initialized, {"id": 2, "method": "tools/list"}])
-        await serve(server, session, script, script.write, Calls())
+        await serve(server, session, Reading(script), script.write)
         initialize[version], legacy_tools = script.results
     envelope = {"protocolVersion": LATEST_MODERN_VERSION, "clientInfo": CLIENT, "clientCapabilities": {}}
     meta = {"_meta": {f"io.modelcontextprotocol/{key}": value for key, value in envelope.items()}}
     modern = {}
     for method in ("server/discover", "tools/list"):
         script = _Script([{"id": 1, "method": method, "params": meta}])
-        await serve(server, session, script, script.write, Calls())
+        await serve(server, session, Reading(script), script.write)
         (modern[method],) = script.results
     return {"initialize": initialize, "legacy": {"tools/list": legacy_tools}, "modern": modern}
 

@@ -38,7 +38,7 @@ def load_plugins() -> Plugins:
         try:
             tool = _load(entry, plugins)
             plugins.tools[tool.name] = tool
-        except Exception as error:  # anything can go wrong in a stranger's code
+        except (Exception, SystemExit) as error:  # anything can go wrong in a stranger's code
             log.warning("the plug-in %s is broken: %s", entry.value, error)
             plugins.broken[entry.value] = f"{type(error).__name__}: {error}"
     return plugins

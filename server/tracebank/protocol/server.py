@@ -8,10 +8,15 @@ from contextlib import asynccontextmanager
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp.server.mcpserver.resources import ResourceSecurity
+from mcp.shared.exceptions import MCPError
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS
 
 from tracebank import __version__
 from tracebank.engine import Session
+from tracebank.errors import InputError, TracebankError
 from tracebank.protocol.tools import EngineTool, ToolContext, session_of
+from tracebank.records import shown
 from tracebank.reporting import report
 
 INSTRUCTIONS = """\
@@ -43,23 +48,34 @@ def build_server(tools: Sequence[EngineTool], *, shared: Session | None = None) 
         lifespan=lifespan if shared is not None else None,
     )
 
-    @server.resource("trace://{+trace_id}", name="trace", title="One memory, whole", mime_type="application/json")
+    # An id is a key of the store and never a path: one that looks like a path is as good as any.
+    anything = ResourceSecurity(exempt_params={"trace_id"})
+
+    @server.resource("trace://{+trace_id}", name="trace", title="One memory, whole", mime_type="application/json", security=anything)
     async def trace(trace_id: str, ctx: ToolContext) -> str:
         session = session_of(ctx)
         stored = await session.engine.trace(trace_id, session)
         if stored is None:
-            raise ResourceNotFoundError(f"no trace {trace_id!r} in namespace {session.namespace!r}: take the id from a result of retrieve")
+            raise ResourceNotFoundError(
+                f"no trace {shown(trace_id)} in namespace {session.namespace!r}: take the id from a result of retrieve"
+            )
         return json.dumps(stored.trace.as_json(), ensure_ascii=False)
 
     @server.resource("tracebank://stats{?section}", name="stats", title="State of the memory", mime_type="application/json")
     async def stats(ctx: ToolContext, section: str = "all") -> str:
-        return json.dumps(await report(session_of(ctx).engine, section), ensure_ascii=False)
+        try:
+            return json.dumps(await report(session_of(ctx).engine, section), ensure_ascii=False)
+        except InputError as error:
+            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
 
     @server.prompt(name="recall", title="What is known about a task")
     async def recall(task: str, ctx: Context[Session, None]) -> str:
         """What earlier work says about a task."""
         session: Session = ctx.request_context.lifespan_context
-        found = await session.engine.retrieve({"query": task}, session)
+        try:
+            found = await session.engine.retrieve({"query": task}, session)
+        except TracebankError as error:
+            raise MCPError(code=INVALID_PARAMS if isinstance(error, InputError) else INTERNAL_ERROR, message=str(error)) from error
         return f"I am about to work on this task:\n{task}\n\n{found.page.text}\n\nSay which of these apply, what to do, and what to avoid."
 
     @server.prompt(name="reflect", title="Record what was just learned")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import anyio
@@ -13,14 +12,28 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.server.mcpserver import MCPServer
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared.message import SessionMessage
-from mcp.types import INVALID_REQUEST, PARSE_ERROR, JSONRPCError, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
+from mcp.types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
 
 from tracebank.engine import Session
+from tracebank.link import MAX_LINE_BYTES
 
 log = logging.getLogger(__name__)
 
-MAX_LINE_BYTES = 64 * 1_048_576
 READ_BYTES = 65_536
+# How long the calls of a client that has closed its end may go on.
+FAREWELL_S = 10.0
+# So many calls of one session may be open; it is not listened to until some are answered. Who never reads its answers
+# would otherwise fill our memory.
+MAX_OPEN_CALLS = 256
 
 
 class ByteReader(Protocol):
@@ -31,23 +44,26 @@ class ByteReader(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Calls:
-    """The calls in work, over all sessions: what a draining engine waits for."""
+class Reading:
+    """The reading half of a connection, which can be ended from our side, too: then nothing more is read."""
 
-    count: int = 0
-    idle: anyio.Event = field(default_factory=anyio.Event)
+    def __init__(self, reader: ByteReader) -> None:
+        self._reader = reader
+        self._scope: anyio.CancelScope | None = None
+        self._ended = False
 
-    def begin(self) -> None:
-        """A call was read."""
-        self.count += 1
-        self.idle = anyio.Event() if self.count == 1 else self.idle
+    async def read(self, n: int) -> bytes:
+        """Return some bytes, at most n; b"" at the end, whoever has ended it. Raises: OSError."""
+        if not self._ended:
+            with anyio.CancelScope() as self._scope:
+                return await self._reader.read(n)
+        return b""
 
-    def end(self, number: int = 1) -> None:
-        """Calls were answered, or their client has left."""
-        self.count -= number
-        if self.count == 0:
-            self.idle.set()
+    def end(self) -> None:
+        """Read no more; who is reading is told that this was the end."""
+        self._ended = True
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 async def lines(reader: ByteReader) -> AsyncIterator[bytes]:
@@ -68,73 +84,120 @@ async def lines(reader: ByteReader) -> AsyncIterator[bytes]:
             raise ValueError(f"a message must be at most {MAX_LINE_BYTES:,} bytes")
 
 
-async def serve(
-    server: MCPServer[Session], session: Session, reader: ByteReader, write: Callable[[bytes], Awaitable[None]], calls: Calls
-) -> None:
-    """Serve one client until it closes its end. `write` sends a line and waits while the client does not read."""
+async def serve(server: MCPServer[Session], session: Session, reading: Reading, write: Callable[[bytes], Awaitable[None]]) -> None:
+    """Serve one client until it closes its end; what it asked for until then is done, within `FAREWELL_S`.
+
+    `write` sends a line and waits while the client does not read.
+    """
     to_server, from_client = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_client, from_server = anyio.create_memory_object_stream[SessionMessage](0)
-    open_calls: set[str] = set()
+    client = _Client(reading, write)
+    async with anyio.create_task_group() as group:
+        group.start_soon(client.listen, to_server)
+        group.start_soon(client.tell, from_server)
+        await serve_dual_era_loop(server._lowlevel_server, from_client, to_client, lifespan_state=session)
+        group.cancel_scope.cancel()
 
-    async def read_client() -> None:
+
+class _Client:
+    """A client's end of the session: what it says, what it is told, and its calls that are not answered yet."""
+
+    def __init__(self, reading: Reading, write: Callable[[bytes], Awaitable[None]]) -> None:
+        self._reading, self._write = reading, write
+        self._open: set[str] = set()
+        self._changed = anyio.Condition()
+
+    async def listen(self, to_server: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+        """Hand over what the client says until its end, then wait for the answers."""
         async with to_server:
             try:
-                async for line in lines(reader):
-                    await _take(line, to_server, write, open_calls, calls)
+                async for line in lines(self._reading):
+                    await self._take(line, to_server)
             except (ValueError, OSError) as error:
                 log.warning("a client's connection is closed: %s", error)
+            with anyio.move_on_after(FAREWELL_S):
+                await self._until(lambda: not self._open)
 
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(read_client)
-            group.start_soon(_write_client, from_server, write, open_calls, calls)
-            await serve_dual_era_loop(server._lowlevel_server, from_client, to_client, lifespan_state=session)
-            group.cancel_scope.cancel()
-    finally:
-        calls.end(len(open_calls))
+    async def tell(self, from_server: MemoryObjectReceiveStream[SessionMessage]) -> None:
+        """Pass on what the server says. When the client has left, the calls that are open go on all the same."""
+        async with from_server:
+            async for item in from_server:
+                try:
+                    await self._write(item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+                except OSError:
+                    self._reading.end()
+                if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+                    await self._close(item.message.id)
+
+    async def _take(self, line: bytes, to_server: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+        if not line.strip():
+            return
+        message = _parsed(line)
+        if message is None:
+            batch = _batch(line)
+            for part in batch:
+                await self._take(part, to_server)
+            if not batch:
+                await self._write(json.dumps(_refusal(line)).encode() + b"\n")
+            return
+        if isinstance(message, JSONRPCRequest):
+            await self._until(lambda: len(self._open) < MAX_OPEN_CALLS)
+            self._open.add(str(message.id))
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            # It is never answered.
+            await self._close((message.params or {}).get("requestId"))
+        await to_server.send(SessionMessage(message))
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with self._changed:
+            while not condition():
+                await self._changed.wait()
+
+    async def _close(self, call_id: object) -> None:
+        self._open.discard(str(call_id))
+        async with self._changed:
+            self._changed.notify_all()
 
 
-async def _take(
-    line: bytes,
-    to_server: MemoryObjectSendStream[SessionMessage | Exception],
-    write: Callable[[bytes], Awaitable[None]],
-    open_calls: set[str],
-    calls: Calls,
-) -> None:
-    if not line.strip():
-        return
+def _parsed(line: bytes) -> JSONRPCMessage | None:
+    """Return the message, or None where it is none."""
     try:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValueError as error:
-        await write(json.dumps(_refusal(line, error)).encode() + b"\n")
-        return
-    if isinstance(message, JSONRPCRequest):
-        open_calls.add(repr(message.id))
-        calls.begin()
-    await to_server.send(SessionMessage(message))
+    except ValueError:
+        return None
+    # With an id that cannot be one it passes for a notification, and its client would wait for ever.
+    return None if isinstance(message, JSONRPCNotification) and "id" in json.loads(line) else message
 
 
-async def _write_client(
-    from_server: MemoryObjectReceiveStream[SessionMessage], write: Callable[[bytes], Awaitable[None]], open_calls: set[str], calls: Calls
-) -> None:
-    async with from_server:
-        async for item in from_server:
-            await write(item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-            if isinstance(item.message, JSONRPCResponse | JSONRPCError) and repr(item.message.id) in open_calls:
-                open_calls.remove(repr(item.message.id))
-                calls.end()
+def _batch(line: bytes) -> list[bytes]:
+    """Return the messages of a JSON-RPC batch, which protocol 2025-03-26 allows; none of what is something else."""
+    if not line.lstrip().startswith(b"["):
+        return []
+    try:
+        parts = json.loads(line)
+    except (ValueError, RecursionError):
+        return []
+    return [json.dumps(part if isinstance(part, dict) else None).encode() for part in parts]
 
 
-def _refusal(line: bytes, error: ValueError) -> dict[str, Any]:
+def _refusal(line: bytes) -> dict[str, Any]:
     """Return the JSON-RPC error for a line that is no message, to the call it was meant to be where that can be seen."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
         return {"jsonrpc": "2.0", "id": None, "error": {"code": PARSE_ERROR, "message": "this line is not valid JSON"}}
     call_id = message.get("id") if isinstance(message, dict) else None
-    reason = "text with a lone surrogate (half a character, \\ud800 to \\udfff)" if "surrogate" in str(error) else "not a JSON-RPC message"
+    reason = "text with a lone surrogate (half a character, \\ud800 to \\udfff)" if _halved(message) else "not a JSON-RPC message"
     return {
         "jsonrpc": "2.0",
         "id": call_id if isinstance(call_id, str | int) else None,
         "error": {"code": INVALID_REQUEST, "message": f"{reason}: nothing was done; send valid Unicode and JSON-RPC 2.0"},
     }
+
+
+def _halved(message: object) -> bool:
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, WithJsonSchema
 
@@ -79,6 +80,11 @@ class EngineTool(Tool):
             result = await self.fn(**decoded, **{self.context_kwarg or "ctx": context})
         except TracebankError as error:
             raise ToolError(str(error)) from error
+        except (ToolError, MCPError):
+            raise
+        except (Exception, SystemExit) as error:
+            # A crash: what went wrong inside stays in the log, and is nobody else's end.
+            raise UnexpectedToolError(f"Error executing tool {self.name}") from error
         return self.fn_metadata.convert_result(result) if convert_result else result
 
 

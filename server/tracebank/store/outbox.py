@@ -87,9 +87,14 @@ def errors(db: sqlite3.Connection, *, limit: int = 20) -> list[tuple[str, str, s
 
 
 def fill(db: sqlite3.Connection, sink: str) -> int:
-    """Queue every trace of the store for one sink, whose index is empty. Returns how many."""
-    db.execute("DELETE FROM outbox WHERE sink = ?", (sink,))
-    return db.execute(
-        "INSERT INTO outbox (sink, trace, namespace_id, priority, stale_chunks) SELECT ?, id, namespace_id, ?, 0 FROM traces ORDER BY id",
+    """Queue every trace of the store for one sink, whose index is empty. Returns how many.
+
+    What waits already keeps its place: somebody may be waiting for it.
+    """
+    db.execute("DELETE FROM outbox WHERE sink = ? AND (error IS NOT NULL OR trace NOT IN (SELECT id FROM traces))", (sink,))
+    db.execute(
+        "INSERT OR IGNORE INTO outbox (sink, trace, namespace_id, priority, stale_chunks) "
+        "SELECT ?, id, namespace_id, ?, 0 FROM traces ORDER BY id",
         (sink, BULK),
-    ).rowcount
+    )
+    return waiting(db, sink)

@@ -103,6 +103,12 @@ def delete(db: sqlite3.Connection, rows: Iterable[int]) -> int:
     return deleted
 
 
+def spaces_of(db: sqlite3.Connection, rows: Sequence[int]) -> list[int]:
+    """Return the numbers of the namespaces that hold these traces."""
+    found = db.execute("SELECT DISTINCT namespace_id FROM traces WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),))
+    return [space for (space,) in found]
+
+
 def _insert_parts(db: sqlite3.Connection, row: int, trace: Trace, chunks: Sequence[Chunk]) -> None:
     db.executemany(
         "INSERT INTO lessons VALUES (?, ?, ?, ?, ?)",

@@ -8,9 +8,10 @@ Two ways to count behind one contract:
 `TokenizerLoader` fetches the tables in the background and gives the estimate until they are there.
 """
 
+from tracebank.records import ENCODINGS
 from tracebank.tokens.base import Tokenizer
 from tracebank.tokens.estimate import EstimateTokenizer
 from tracebank.tokens.exact import TiktokenTokenizer
-from tracebank.tokens.loading import ENCODINGS, TokenizerLoader, load_tokenizer
+from tracebank.tokens.loading import TokenizerLoader, load_tokenizer
 
 __all__ = ["ENCODINGS", "EstimateTokenizer", "TiktokenTokenizer", "Tokenizer", "TokenizerLoader", "load_tokenizer"]

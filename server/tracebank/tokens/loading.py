@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracebank.errors import SettingsError
+from tracebank.records import ENCODINGS
 from tracebank.tokens.base import Tokenizer
 from tracebank.tokens.estimate import EstimateTokenizer
 from tracebank.tokens.exact import TiktokenTokenizer
 
 if TYPE_CHECKING:
     import tiktoken
-
-ENCODINGS = ("o200k_base", "cl100k_base")
 
 
 class TokenizerLoader:

@@ -1,0 +1,248 @@
+"""The engine dies under its clients, at every point: nothing that was acknowledged is lost, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from clients import HELLO, Client, Era, RefusedError, front_with
+from places import Place, wait_for_exit
+
+from tracebank import link
+
+FATAL = "the last thing it hears"
+# Each ends the engine once: at a point of its start, or when it comes to a trace whose content is FATAL.
+WHILE_STARTING = {
+    "before it has the directory": "die()",
+    "opening the store": "import tracebank.store as s; s.Store.open = lambda *_: die()",
+    "listening, not ready": "import asyncio; asyncio.start_unix_server = lambda *_, **__: die()",
+}
+WHILE_WORKING = {
+    "in a commit": """
+from tracebank.store import traces
+upsert = traces.upsert
+def fatal(db, trace, *args, **options):
+    added = upsert(db, trace, *args, **options)
+    if trace.content == FATAL:
+        die()
+    return added
+traces.upsert = fatal
+""",
+    "between commit and answer": """
+from tracebank.engine import Engine
+put = Engine._put
+async def fatal(self, items, priority):
+    added = await put(self, items, priority)
+    if items[0][0].content == FATAL:
+        die()
+    return added
+Engine._put = fatal
+""",
+    "in the middle of its answer": """
+import asyncio
+write = asyncio.StreamWriter.write
+def fatal(self, line):
+    if b"fatal" in line:
+        write(self, line[:len(line) // 2])
+        die()
+    write(self, line)
+asyncio.StreamWriter.write = fatal
+""",
+    "before it writes to the index": """
+from tracebank.index import TantivyWordIndex as Index
+apply = Index.apply
+def fatal(self, namespace, upserts, removals):
+    if any(FATAL in trace.text for trace in upserts):
+        die()
+    apply(self, namespace, upserts, removals)
+Index.apply = fatal
+""",
+    "between index and outbox": """
+from tracebank.index import TantivyWordIndex as Index
+apply = Index.apply
+def fatal(self, namespace, upserts, removals):
+    apply(self, namespace, upserts, removals)
+    if any(FATAL in trace.text for trace in upserts):
+        die()
+Index.apply = fatal
+""",
+}
+
+
+@pytest.mark.parametrize("point", WHILE_STARTING)
+def test_an_engine_killed_while_it_starts_is_followed_by_another(here: Place, point: str) -> None:
+    """The client does not even notice."""
+    here.sabotage(WHILE_STARTING[point])
+    with Client(here) as client:
+        client.greet().add("t")
+    assert len(here.starts) == 2
+    assert here.exported() == {"t"}
+
+
+@pytest.mark.parametrize(
+    ("point", "era"), [(p, "legacy") for p in WHILE_WORKING] + [("in a commit", "modern"), ("in the middle of its answer", "modern")]
+)
+def test_an_engine_killed_at_work_has_lost_nothing_that_it_acknowledged(here: Place, point: str, era: Era) -> None:
+    """The call is answered, or with an error that says to retry; then it works, and is stored once."""
+    here.sabotage(f"FATAL = {FATAL!r}\n{WHILE_WORKING[point]}")
+    with Client(here, era) as client:
+        client.greet().add("before")
+        engine = here.engine
+        client.add_again("fatal", content=FATAL)
+        # Where it dies after its answer, whoever calls next may be asked to retry.
+        assert wait_for_exit(engine)
+        client.add_again("after")
+        found = client.call("retrieve", query="the task", k=10)["results"]
+        assert sorted(memory["trace_id"] for memory in found) == ["after", "before", "fatal"]
+    assert len(here.starts) == 2
+    assert here.exported() == {"before", "fatal", "after"}
+
+
+def test_calls_in_flight_at_a_kill_are_answered_and_can_be_repeated(here: Place, era: Era) -> None:
+    """Many at once, of one session and of others: each is acknowledged and kept, or to be retried."""
+    with Client(here, era) as client, Client(here, era) as other:
+        client.greet()
+        other.greet()
+        ids = [f"t{i}" for i in range(60)]
+        calls = [client.message("tools/call", {"name": "add_trace", "arguments": {"task": "t", "trace_id": name}}) for name in ids]
+        client.send(*calls)
+        others = other.begin_call("add_trace", task="t", trace_id="other")
+        client.answer(calls[5]["id"])
+        killed = here.kill()
+        answers = [client.answer(call["id"]) for call in calls] + [other.answer(others)]
+        refused = [answer["error"] for answer in answers if "error" in answer]
+        assert all(error["code"] == -32001 and error["data"] == {"retry": True} for error in refused)
+        acknowledged = {answer["result"]["structuredContent"]["trace_id"] for answer in answers if "result" in answer}
+        assert acknowledged <= here.exported()
+        assert here.engine != killed
+        for name in {*ids, "other"} - acknowledged:
+            client.add(name)
+        assert here.exported() == {*ids, "other"}
+    assert len(here.starts) == 2
+
+
+def test_the_first_calls_of_a_session_are_repeated_by_the_front(here: Place, era: Era) -> None:
+    """They change nothing, and a client would give up if they failed."""
+    here.sabotage("import tracebank.protocol.session as s; s.serve_dual_era_loop = lambda *_, **__: die()")
+    with Client(here, era) as client:
+        calls = [client.begin("initialize", HELLO)] if era == "legacy" else [client.begin("server/discover")]
+        calls.append(client.begin("tools/list"))
+        assert all(client.result(call) for call in calls)
+        client.add("t")
+    assert len(here.starts) == 2
+
+
+def test_a_session_goes_on_over_many_kills(here: Place) -> None:
+    """The handshake is repeated to every engine, and answered to the client once."""
+    with Client(here) as client:
+        client.greet()
+        for number in range(4):
+            client.add_again(f"t{number}")
+            here.kill()
+        assert client.add_again("last") == "last"
+        assert client.request("tools/list")["tools"]
+    assert here.exported() == {"t0", "t1", "t2", "t3", "last"}
+
+
+def test_an_engine_that_dies_while_nobody_calls_is_replaced_at_the_next_call(here: Place) -> None:
+    """Not before: an engine that nobody needs is not started."""
+    with Client(here) as client:
+        client.greet().add("before")
+        here.kill()
+        assert not here.processes(engines=True)
+        assert client.add_again("after") == "after"
+    assert len(here.starts) == 2
+
+
+def test_a_call_repeated_with_the_same_id_is_one_trace(here: Place) -> None:
+    """Clients repeat what they got no answer to; the answer that was lost on the way had stored it already."""
+    here.sabotage(f"FATAL = {FATAL!r}\n{WHILE_WORKING['between commit and answer']}")
+    with Client(here) as client:
+        client.greet()
+        with pytest.raises(RefusedError, match="Retry this call") as refused:
+            client.add("t", content=FATAL)
+        assert refused.value.retry
+        assert client.call("add_trace", trace_id="t", task="the task of t", content=FATAL)["status"] == "unchanged"
+
+
+LOOPS = {
+    "while it starts": "print('no memory left', file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+    "when a client comes": """
+import tracebank.protocol.session as session
+def fatal(*args, **options):
+    print('no memory left', file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+session.serve_dual_era_loop = fatal
+""",
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_engine_that_dies_again_and_again_is_given_up_with_the_end_of_its_log(here: Place, loop: str) -> None:
+    """It is not started for ever: calls are answered with what is known, until it is tried again after a while."""
+    here.sabotage(LOOPS[loop])
+    with Client(here, command=front_with("front.PAUSE_S = 1e9; front.MAX_FUTILE_DEATHS = 2")) as client:
+        for attempt in (client.begin("initialize", HELLO), client.begin("tools/list")):
+            with pytest.raises(RefusedError, match="no memory left") as refused:
+                client.result(attempt)
+            assert not refused.value.retry
+        starts = len(here.starts)
+        assert starts == (2 if loop == "when a client comes" else link.MAX_DEATHS)
+        here.make_peace()
+        with pytest.raises(RefusedError, match="no memory left"):
+            client.call("stats")
+        assert len(here.starts) == starts
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_engine_that_was_given_up_is_started_again_when_the_cause_is_gone(here: Place, loop: str) -> None:
+    """The client goes on where it was, without beginning anew."""
+    here.sabotage(LOOPS[loop])
+    with Client(here, command=front_with("front.PAUSE_S = 0; front.MAX_FUTILE_DEATHS = 2")) as client:
+        with pytest.raises(RefusedError, match="no memory left"):
+            client.request("initialize", HELLO)
+        here.make_peace()
+        client.greet().add("t")
+    assert here.exported() == {"t"}
+
+
+def test_a_store_that_is_not_one_is_told_to_client_and_command_line_and_left_alone(here: Place) -> None:
+    """Every start would end the same way: it is tried once, and the message says what to do."""
+    here.expected_errors.append("is not a SQLite file")
+    here.data_dir.mkdir()
+    store = here.data_dir / "tracebank.sqlite3"
+    store.write_bytes(b"a shopping list" * 100)
+    with Client(here) as client:
+        with pytest.raises(RefusedError, match="is not a SQLite file; it is left as it is: move it away") as refused:
+            client.request("initialize", HELLO)
+        assert not refused.value.retry
+        assert len(here.starts) == 1
+        assert "is not a SQLite file" not in client.errors.decode()  # it is read when the front has ended
+    assert "is not a SQLite file" in client.errors.decode()
+    done = here.run("export")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not a SQLite file" in done.stderr
+    assert store.read_bytes() == b"a shopping list" * 100
+
+
+def test_a_front_whose_standard_error_is_closed_goes_on_after_a_failure(here: Place) -> None:
+    """Nobody may be reading what it has to say there."""
+    here.sabotage(LOOPS["while it starts"])
+    with Client(here, command=front_with("import os; os.close(2); front.PAUSE_S = 0")) as client:
+        with pytest.raises(RefusedError, match="no memory left"):
+            client.request("initialize", HELLO)
+        here.make_peace()
+        client.greet().add("t")
+
+
+def test_an_engine_that_is_stopped_for_a_moment_keeps_its_clients_waiting_and_nothing_else(here: Place) -> None:
+    """SIGSTOP and SIGCONT, as by a debugger or a laptop's lid."""
+    with Client(here) as client:
+        client.greet().add("before")
+        engine = here.engine
+        os.kill(engine, signal.SIGSTOP)
+        call = client.begin_call("add_trace", task="while it sleeps", trace_id="t")
+        os.kill(engine, signal.SIGCONT)
+        assert client.result(call)
+    assert len(here.starts) == 1

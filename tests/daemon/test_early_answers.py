@@ -1,0 +1,216 @@
+"""Before its engine is up the front answers what an engine wrote down, and the session is the same afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import ENVELOPE, HELLO, Client, Era, RefusedError, front_with
+from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from places import WAIT_S, Place, place
+
+from tracebank import __version__, link
+from tracebank.front import Front, answers_path
+
+# What a client of each era begins with, in this order.
+FIRST: dict[Era, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "legacy": (("initialize", HELLO), ("tools/list", {})),
+    "modern": (("server/discover", {}), ("tools/list", {})),
+}
+
+
+def written(here: Place, tools: str | None = None) -> Path:
+    """Return where the answers are written down."""
+    return Path(answers_path(str(here.data_dir), tools))
+
+
+@pytest.fixture(scope="module")
+def engine_words(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, Any]]:
+    """Return what an engine wrote down, and what it says itself."""
+    with place(tmp_path_factory.mktemp("answers")) as here, Client(here) as client:
+        client.greet()
+        said: dict[str, Any] = {"initialize": {}, "legacy": {}, "modern": {}}
+        for version in HANDSHAKE_PROTOCOL_VERSIONS:
+            with direct(here) as request:
+                said["initialize"][version] = request("initialize", {**HELLO, "protocolVersion": version})
+                said["legacy"]["tools/list"] = request("tools/list", {})
+        with direct(here) as request:
+            for method in ("server/discover", "tools/list"):
+                said["modern"][method] = request(method, {"_meta": ENVELOPE})
+        wait_for_file(written(here))
+        return written(here).read_bytes(), said
+
+
+@pytest.fixture
+def answers(engine_words: tuple[bytes, dict[str, Any]]) -> bytes:
+    """Return what an engine wrote down."""
+    return engine_words[0]
+
+
+@pytest.fixture
+def known(here: Place, answers: bytes) -> Place:
+    """Return a place where an engine has been, which has written down its answers."""
+    written(here).parent.mkdir(parents=True)
+    written(here).write_bytes(answers)
+    return here
+
+
+def wait_for_file(path: Path) -> None:
+    """Wait until there is such a file: it is written beside the first client's session."""
+    give_up_at = time.monotonic() + WAIT_S
+    while not path.is_file():
+        assert time.monotonic() < give_up_at, f"there is no {path}"
+        time.sleep(0.01)
+
+
+@contextmanager
+def held_up(here: Place) -> Iterator[None]:
+    """Make the next engine wait, before it does anything, until the block ends."""
+    gate = here.site / "gate"
+    os.mkfifo(gate)
+    here.sabotage(f"open({str(gate)!r}).read()")
+    try:
+        yield
+    finally:
+        with gate.open("w"):  # it has come, and goes on
+            here.make_peace()
+            gate.unlink()
+
+
+@contextmanager
+def direct(here: Place) -> Iterator[Callable[[str, dict[str, Any]], Any]]:
+    """Yield a function that asks the engine on its own socket, without a front."""
+    connection = link.connect(str(here.data_dir), "mcp")
+    assert connection is not None
+
+    def request(method: str, params: dict[str, Any]) -> Any:
+        connection.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
+        return json.loads(connection.receive())["result"]
+
+    yield request
+    connection.close()
+
+
+def early(data_dir: Path, params: dict[str, Any] = HELLO) -> Any:
+    """Return what a front would answer to `initialize` before its engine is up."""
+    return Front(str(data_dir), BytesIO(), BytesIO())._written_down({"method": "initialize", "params": params})
+
+
+def test_a_client_is_answered_before_its_engine_is_up_and_goes_on_with_it(known: Place, era: Era) -> None:
+    """Its handshake is repeated to the engine, and not answered twice."""
+    with Client(known, era) as client:
+        with held_up(known):
+            for method, params in FIRST[era]:
+                assert client.request(method, params)
+                if method == "initialize":
+                    client.notify("notifications/initialized")
+            call = client.begin_call("add_trace", task="as soon as the engine is there", trace_id="t")
+            assert link.connect(str(known.data_dir), "status") is None
+            assert not client.answers(call)
+        assert client.result(call)
+        assert client.add("after") == "after"
+    assert known.exported() == {"t", "after"}
+
+
+def test_what_is_written_down_is_what_the_engine_says(engine_words: tuple[bytes, dict[str, Any]]) -> None:
+    """In every version of the protocol, of both eras."""
+    answers, said = engine_words
+    assert json.loads(answers) == said
+
+
+def test_the_front_says_what_is_written_down(known: Place, answers: bytes, era: Era) -> None:
+    """Nothing is added, and nothing left out."""
+    wanted = json.loads(answers)
+    with Client(known, era) as client, held_up(known):
+        first, listed = (client.request(method, params) for method, params in FIRST[era])
+        assert first == (wanted["initialize"]["2025-11-25"] if era == "legacy" else wanted["modern"]["server/discover"])
+        assert listed == wanted[era]["tools/list"]
+
+
+def test_a_client_with_a_choice_of_tools_is_answered_with_that_choice(here: Place) -> None:
+    """Before and after the engine is up."""
+    with Client(here, TRACEBANK_TOOLS="stats") as client:
+        client.greet()
+        wait_for_file(written(here, "stats"))
+    here.run("stop")
+    with Client(here, TRACEBANK_TOOLS="stats") as client:
+        with held_up(here):
+            client.request("initialize", HELLO)
+            assert [tool["name"] for tool in client.request("tools/list")["tools"]] == ["stats"]
+        client.call("stats")
+        assert [tool["name"] for tool in client.request("tools/list")["tools"]] == ["stats"]
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    ["9.9.9-default/all.json", f"{__version__}-1234-56/all.json", f"{__version__}-default/stats.json"],
+    ids=["version", "settings", "tools"],
+)
+def test_what_was_written_down_for_others_is_not_used(tmp_path: Path, answers: bytes, elsewhere: str) -> None:
+    """Another version, other settings, another choice of tools may answer otherwise."""
+    file = tmp_path / "answers" / elsewhere
+    file.parent.mkdir(parents=True)
+    file.write_bytes(answers)
+    assert early(tmp_path) is None
+    Path(answers_path(str(tmp_path), None)).parent.mkdir(exist_ok=True)
+    Path(answers_path(str(tmp_path), None)).write_bytes(answers)
+    assert early(tmp_path) == json.loads(answers)["initialize"]["2025-11-25"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b'{"initialize": []}', b'{"initialize": {"2025-11-25": null}}'])
+def test_garbage_that_was_written_down_is_not_used(tmp_path: Path, content: bytes) -> None:
+    """The engine will answer, and write it down anew."""
+    file = Path(answers_path(str(tmp_path), None))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert early(tmp_path) is None
+
+
+@pytest.mark.parametrize("params", [{}, {**HELLO, "protocolVersion": "1999-01-01"}, {**HELLO, "protocolVersion": []}, {"_meta": 7}])
+def test_what_nobody_wrote_an_answer_for_is_left_to_the_engine(tmp_path: Path, answers: bytes, params: dict[str, Any]) -> None:
+    """It knows what to say to another version of the protocol, and to nonsense."""
+    file = Path(answers_path(str(tmp_path), None))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(answers)
+    assert early(tmp_path, params) is None
+
+
+def test_what_was_written_down_before_the_settings_changed_is_not_used(known: Place) -> None:
+    """The settings in the data directory may choose the tools."""
+    (known.data_dir / "tracebank.toml").write_text('tools = ["retrieve"]')
+    with Client(known) as client:
+        client.greet()
+        assert [tool["name"] for tool in client.request("tools/list")["tools"]] == ["retrieve"]
+        wait_for_file(written(known))
+    assert [path.name for path in (known.data_dir / "answers").iterdir()] == [written(known).parent.name]
+
+
+def test_an_engine_that_cannot_write_its_answers_down_serves_all_the_same(here: Place) -> None:
+    """They are a convenience."""
+    here.data_dir.mkdir()
+    (here.data_dir / "answers").write_text("in the way")
+    with Client(here) as client:
+        client.greet().add("t")
+    assert len(here.starts) == 1
+
+
+def test_a_client_answered_early_hears_at_its_first_call_that_the_engine_cannot_start(known: Place) -> None:
+    """What the engine said; and its session works when the cause is gone."""
+    known.expected_errors.append("is not a SQLite file")
+    store = known.data_dir / "tracebank.sqlite3"
+    store.write_bytes(b"a shopping list")
+    with Client(known, command=front_with("front.PAUSE_S = 0")) as client:
+        with held_up(known):
+            client.request("initialize", HELLO)
+            client.notify("notifications/initialized")
+        with pytest.raises(RefusedError, match="is not a SQLite file"):
+            client.call("stats")
+        store.unlink()
+        assert client.add("t") == "t"

@@ -1,0 +1,204 @@
+"""What is particular to search by words in tantivy."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from samples import indexed
+
+from tracebank.index import Removal, TantivyWordIndex, WordHits
+from tracebank.index.words import query_terms
+from tracebank.records import Filters, Outcome
+
+ANYTHING = Filters()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[TantivyWordIndex]:
+    """An empty index, in use."""
+    opened = TantivyWordIndex(tmp_path / "it")
+    opened.mark_filled()
+    yield opened
+    opened.close()
+
+
+def rows_for(index: TantivyWordIndex, question: str, filters: Filters = ANYTHING) -> list[int]:
+    """Return the rows that share a word with the question, the best first."""
+    return list(index.query(1, question, 100, filters).traces)
+
+
+@pytest.mark.parametrize(
+    ("question", "terms"),
+    [
+        ("Running the runners' RUNS", ["run", "runner"]),
+        ("How do I fix the failing upload?", ["fix", "fail", "upload"]),
+        ("what is this", ["what", "is", "this"]),
+        ("fix fix FIX fixed", ["fix"]),
+        ("don't", ["don", "t"]),
+        ("snake_case-and.dots/v2", ["snake", "case", "dot", "v2"]),
+        ("café Привет", ["café", "привет"]),
+        ("記憶のtest", ["記", "憶", "の", "test"]),
+        ("", []),
+        ("?!…", []),
+        ("x" * 65, []),
+    ],
+)
+def test_a_question_becomes_its_distinct_stemmed_words(question: str, terms: list[str]) -> None:
+    """Without stop words, unless it has no others; scripts without spaces go by the character."""
+    assert query_terms(question) == terms
+
+
+def test_words_are_found_in_every_form_and_case(index: TantivyWordIndex) -> None:
+    """By their stem."""
+    index.apply(1, [indexed(1, "The UPLOADS were failing"), indexed(2, "An unrelated note")], [])
+    assert rows_for(index, "upload failed") == [1]
+    assert rows_for(index, "uploading") == [1]
+
+
+def test_stop_words_do_not_lead_to_a_trace_unless_there_is_nothing_else(index: TantivyWordIndex) -> None:
+    """They say nothing of a question's subject; but "who am I" has to find something."""
+    index.apply(1, [indexed(1, "who am I and what is this"), indexed(2, "deployment of the server")], [])
+    assert rows_for(index, "what is the deployment") == [2]
+    assert rows_for(index, "who am I") == [1]
+
+
+def test_scripts_without_spaces_are_found_by_their_characters(index: TantivyWordIndex) -> None:
+    """Inside a run of others, too."""
+    index.apply(1, [indexed(1, "部署服务器时出错"), indexed(2, "データベースの移行"), indexed(3, "서버 배포 실패")], [])
+    assert rows_for(index, "服务器") == [1]
+    assert rows_for(index, "移行") == [2]
+    assert rows_for(index, "배포가 실패") == [3]
+
+
+@pytest.mark.parametrize("question", ['task:"x" AND (note OR', "note~2^9 [a TO b]", "*", "\\", "+note -note", "note " * 1_600])
+def test_a_question_is_words_and_no_query_language(index: TantivyWordIndex, question: str) -> None:
+    """Signs mean nothing, and nothing is a syntax error."""
+    index.apply(1, [indexed(1, "note")], [])
+    assert rows_for(index, question) == ([1] if "note" in question else [])
+
+
+def test_filters_on_outcome_tags_and_time_hold_for_chunks_and_traces(index: TantivyWordIndex) -> None:
+    """Any of the outcomes, all of the tags, both ends of the time included; and filters do not change the scores."""
+    rng = random.Random(3)
+    traces = [
+        indexed(
+            row, "note " + "word " * rng.randint(0, 9), outcome=rng.choice(list(Outcome)),
+            tags=tuple(rng.sample(["a", "b", "a b", "深"], rng.randint(0, 3))), occurred_at_ms=rng.randint(-3, 3),
+        )
+        for row in range(1, 60)
+    ]  # fmt: skip
+    index.apply(1, traces, [])
+    unfiltered = index.query(1, "note", 100, ANYTHING)
+    for filters in [
+        Filters(outcomes=(Outcome.SUCCESS,)),
+        Filters(outcomes=(Outcome.SUCCESS, Outcome.PARTIAL)),
+        Filters(tags=("a",)),
+        Filters(tags=("a b", "深")),
+        Filters(since_ms=-1),
+        Filters(until_ms=0),
+        Filters(since_ms=0, until_ms=0),
+        Filters(outcomes=(Outcome.FAILURE,), tags=("b",), since_ms=-2, until_ms=2),
+        Filters(tags=("absent",)),
+    ]:
+        wanted = {
+            trace.row
+            for trace in traces
+            if (not filters.outcomes or trace.outcome in filters.outcomes)
+            and set(filters.tags) <= set(trace.tags)
+            and (filters.since_ms is None or trace.occurred_at_ms >= filters.since_ms)
+            and (filters.until_ms is None or trace.occurred_at_ms <= filters.until_ms)
+        }
+        found = index.query(1, "note", 100, filters)
+        assert found.traces == pytest.approx({row: unfiltered.traces[row] for row in wanted})
+        assert found.chunks == pytest.approx({(row, 0): unfiltered.chunks[row, 0] for row in wanted})
+
+
+def bm25(texts: dict[int, list[str]], terms: Sequence[str]) -> dict[int, float]:
+    """Return BM25 over the highest that the terms could reach, by its definition (k1 1.2, b .75)."""
+    average = sum(len(words) for words in texts.values()) / len(texts)
+    having = Counter(word for words in texts.values() for word in set(words))
+    idf = {term: math.log(1 + (len(texts) - having[term] + 0.5) / (having[term] + 0.5)) for term in terms}
+    scores = {
+        row: sum(
+            idf[term] * words.count(term) * 2.2 / (words.count(term) + 1.2 * (1 - 0.75 + 0.75 * len(words) / average)) for term in terms
+        )
+        for row, words in texts.items()
+    }
+    return {row: score / (2.2 * sum(idf.values())) for row, score in scores.items() if score}
+
+
+def test_scores_are_bm25_over_the_highest_that_the_question_could_reach(index: TantivyWordIndex) -> None:
+    """By definition, to the precision of a float."""
+    rng = random.Random(5)
+    texts = {row: rng.choices("kiwi plum fig pear lime nut".split(), k=rng.randint(1, 30)) for row in range(1, 50)}
+    index.apply(1, [indexed(row, " ".join(words)) for row, words in texts.items()], [])
+    for question in ("kiwi", "plum fig", "nut absent", "kiwi plum fig pear lime nut"):
+        found = index.query(1, question, 100, ANYTHING)
+        assert found.traces == pytest.approx(bm25(texts, question.split()), rel=1e-4)
+        assert found.chunks == pytest.approx({(row, 0): score for row, score in found.traces.items()})
+        assert all(0 < score <= 1 for score in found.traces.values())
+
+
+def test_scores_stay_between_0_and_1_however_much_was_updated_and_removed(index: TantivyWordIndex) -> None:
+    """Until tantivy merges them away, deleted texts still count in its statistics: they must not turn the scale."""
+    index.apply(1, [indexed(row, f"apple number{row}", f"apple again{row}") for row in range(1, 60)], [])
+    for version in range(3):
+        index.apply(1, [indexed(row, f"apple version{version}", stale=2) for row in range(1, 59)], [])
+    index.apply(1, [], [Removal(row=row, stale_chunks=1) for row in range(1, 30)])
+    found = index.query(1, "apple", 100, ANYTHING)
+    assert set(found.traces) == set(range(30, 60))
+    assert all(0 < score <= 1 for score in (*found.chunks.values(), *found.traces.values()))
+
+
+def test_a_perfect_match_scores_near_1_and_a_part_less(index: TantivyWordIndex) -> None:
+    """So that scores of different questions can be compared, and fused with cosines."""
+    filler = [indexed(row, f"filler{row} text about other things altogether") for row in range(10, 40)]
+    index.apply(1, [indexed(1, "zebra zebra zebra zebra"), indexed(2, "zebra and a long sentence beside it"), *filler], [])
+    found = index.query(1, "zebra", 10, ANYTHING).traces
+    assert found[1] > 0.8
+    assert 0.2 < found[2] < found[1]
+    assert index.query(1, "zebra giraffe", 10, ANYTHING).traces[1] < 0.6
+
+
+def test_scoring_given_chunks_and_traces_gives_what_a_search_gives_them(index: TantivyWordIndex) -> None:
+    """Whatever they are; who shares no word with the question, or is not there, is absent."""
+    rng = random.Random(6)
+    words = "kiwi plum fig pear lime nut oat rye".split()
+    index.apply(1, [indexed(row, *(" ".join(rng.choices(words, k=9)) for _ in range(3))) for row in range(1, 40)], [])
+    for question in ("kiwi fig", "pears and rye", "oat"):
+        searched = index.query(1, question, 1_000, ANYTHING)
+        keys = [*rng.sample([(row, i) for row in range(1, 40) for i in range(3)], 30), (99, 0), (1, 7)]
+        rows = [*rng.sample(range(1, 40), 15), 99]
+        scored = index.score(1, question, keys, rows)
+        assert scored.chunks == {key: score for key, score in searched.chunks.items() if key in keys}
+        assert scored.traces == {row: score for row, score in searched.traces.items() if row in rows}
+    assert index.score(1, "kiwi", [], []) == index.score(1, "", [(1, 0)], [1]) == index.score(8, "kiwi", [(1, 0)], [1]) == WordHits()
+
+
+def test_the_best_come_first_and_no_more_than_asked_for(index: TantivyWordIndex) -> None:
+    """Chunks and traces are limited each for itself."""
+    index.apply(1, [indexed(row, *["apple " * row] * 2) for row in range(1, 9)], [])
+    found = index.query(1, "apple", 3, ANYTHING)
+    assert (len(found.chunks), len(found.traces)) == (3, 3)
+    assert list(found.traces.values()) == sorted(found.traces.values(), reverse=True)
+
+
+def test_a_whole_trace_is_found_by_words_that_no_chunk_has_together(index: TantivyWordIndex) -> None:
+    """That is why it is indexed beside its chunks."""
+    index.apply(1, [indexed(1, "apple only", "pear only"), indexed(2, "apple only", "fig only")], [])
+    found = index.query(1, "apple pear", 10, ANYTHING)
+    assert found.traces[1] > found.traces[2]
+    assert max(score for (row, _), score in found.chunks.items() if row == 1) < found.traces[1]
+
+
+def test_rows_and_chunk_numbers_of_any_size_come_back(index: TantivyWordIndex) -> None:
+    """A row can be large, and a trace of 1 MiB has thousands of chunks."""
+    big = 2**40
+    index.apply(1, [indexed(big, *(f"note {i}" for i in range(3_000)))], [])
+    assert set(index.query(1, "note", 5_000, ANYTHING).chunks) == {(big, i) for i in range(3_000)}
+    assert set(index.query(1, "note", 5_000, ANYTHING).traces) == {big}

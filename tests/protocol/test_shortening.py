@@ -1,0 +1,99 @@
+"""compress_prompt: at most the budget, whatever the text, and what must survive does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from counting import tokens_in
+from talk import Talk, text_of
+
+PROSE = "\n\n".join(
+    f"Paragraph {number}. The gannet dived {number} times, and the sea was {['calm', 'rough', 'grey'][number % 3]} that day. "
+    f"Nobody had counted before, so the record of {number * 7} dives stands until somebody looks again."
+    for number in range(60)
+)
+CODE = "\n\n".join(
+    f"def dive_{number}(depth: int) -> str:\n"
+    f'    """Return where a dive of {number} ends."""\n'
+    f"    # a remark\n"
+    f'    return f"https://sea/{{depth // {number + 1}}}"'
+    for number in range(40)
+)
+TEXTS = {
+    "prose": PROSE, "code": CODE, "json": json.dumps([{"dive": n, "depth": n / 7} for n in range(300)], indent=4),
+    "log": "".join(f"2026-03-01T09:{n % 60:02}:00 INFO dive finished\n" for n in range(400)), "chinese": "塘鹅潜入大海。" * 300,
+    "one word": "gannet" * 2_000, "emoji": "🦖" * 700, "white": " \n" * 2_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 10, 100, 1_000, 1_000_000])
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_budget_is_kept_and_the_counts_are_exact(talk: Talk, name: str, max_tokens: int) -> None:
+    """`tokens` counts the text that comes back, `original_tokens` the text that was sent, with the tokenizer named."""
+    result = talk.result("compress_prompt", text=TEXTS[name], max_tokens=max_tokens)
+    compressed = result.structured_content
+    assert compressed is not None
+    assert compressed["tokens"] <= max_tokens
+    assert compressed["tokens"] == tokens_in(talk, compressed["text"])
+    assert compressed["original_tokens"] == tokens_in(talk, TEXTS[name])
+    assert text_of(result) == compressed["text"]
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.35, 0.7, 1])
+def test_a_ratio_is_the_fraction_that_is_kept(either: Talk, ratio: float) -> None:
+    """At most that, and not far less."""
+    compressed = either.call("compress_prompt", text=PROSE, ratio=ratio)
+    assert compressed["tokens"] <= ratio * compressed["original_tokens"]
+    assert compressed["tokens"] >= 0.8 * ratio * compressed["original_tokens"]
+
+
+def test_without_a_budget_the_ratio_of_the_settings_holds(talk: Talk) -> None:
+    """Seven tenths."""
+    assert talk.call("compress_prompt", text=PROSE)["text"] == talk.call("compress_prompt", text=PROSE, ratio=0.7)["text"]
+
+
+def test_a_text_that_fits_comes_back_as_it_is(either: Talk) -> None:
+    """Nothing is changed where nothing has to be."""
+    for text in ("", "One gannet.", PROSE):
+        compressed = either.call("compress_prompt", text=text, max_tokens=1_000_000)
+        assert compressed["text"] == text
+        assert compressed["tokens"] == compressed["original_tokens"]
+
+
+@pytest.mark.parametrize("strategy", ["auto", "head_tail", "code"])
+def test_what_is_to_be_kept_survives(either: Talk, strategy: str) -> None:
+    """Each substring, letter by letter, wherever it stands."""
+    keep = ["the record of 203 dives stands", "Paragraph 41.", "sea was rough"]
+    compressed = either.call("compress_prompt", text=PROSE, max_tokens=200, keep=keep, strategy=strategy)
+    assert all(kept in compressed["text"] for kept in keep)
+    assert compressed["tokens"] <= 200
+
+
+def test_the_head_ratio_shares_the_budget_between_the_ends(talk: Talk) -> None:
+    """All for the beginning, or all for the end."""
+    beginning = talk.call("compress_prompt", text=PROSE, max_tokens=200, head_ratio=1, strategy="head_tail")["text"]
+    end = talk.call("compress_prompt", text=PROSE, max_tokens=200, head_ratio=0, strategy="head_tail")["text"]
+    assert "Paragraph 0." in beginning
+    assert "Paragraph 59." not in beginning
+    assert "Paragraph 0." not in end
+    assert "Paragraph 59." in end
+
+
+def test_the_steps_lead_from_the_original_to_the_result(either: Talk) -> None:
+    """Each begins with the tokens that the one before left; together they explain every token saved."""
+    compressed = either.call("compress_prompt", text=CODE, max_tokens=300)
+    counts = [count for step in compressed["steps"] for count in (step["before"], step["after"])]
+    assert counts[0] == compressed["original_tokens"]
+    assert counts[-1] == compressed["tokens"]
+    assert counts[1:-1:2] == counts[2::2]
+    assert all(step["name"] for step in compressed["steps"])
+
+
+def test_what_was_saved_is_in_the_stats(talk: Talk) -> None:
+    """In tokens, over all calls."""
+    before = talk.call("stats", section="compression")["compression"]
+    compressed = talk.call("compress_prompt", text=PROSE, max_tokens=100)
+    after = talk.call("stats", section="compression")["compression"]
+    assert after["tokens_in"] - before["tokens_in"] == compressed["original_tokens"]
+    assert after["tokens_out"] - before["tokens_out"] == compressed["tokens"]

@@ -1,0 +1,83 @@
+"""The mathematics of ranking."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tracebank.index import WordHits
+from tracebank.retrieval.fusion import Ranked, by_score, fuse, merge
+
+
+def ranked(row: int, score: float, *passages: tuple[int, float]) -> Ranked:
+    """Return a trace that was found."""
+    return Ranked(row=row, score=score, dense=0.0, lexical=0.0, whole=0.0, passages=passages)
+
+
+def test_a_score_is_the_best_chunk_of_both_kinds_plus_the_whole_trace_over_the_highest() -> None:
+    """(max over chunks of cosine / 2 + bm25 / 2, plus bm25 of the trace / 2) / 1.5."""
+    dense = {(1, 0): 0.8, (1, 1): 0.2, (2, 0): 0.5}
+    words = WordHits(chunks={(1, 1): 0.9, (2, 0): 0.3}, traces={1: 0.6, 3: 0.9})
+    first, second, third = fuse(dense, words)
+    assert (first.row, second.row, third.row) == (1, 3, 2)
+    assert first.score == pytest.approx((0.5 * 0.2 + 0.5 * 0.9 + 0.5 * 0.6) / 1.5)
+    assert (first.dense, first.lexical, first.whole) == (0.2, 0.9, 0.6)
+    assert first.passages == ((1, pytest.approx(0.55 / 1.5)), (0, pytest.approx(0.4 / 1.5)))
+    assert (second.score, second.passages) == (pytest.approx(0.45 / 1.5), ())
+    assert third.score == pytest.approx((0.25 + 0.15) / 1.5)
+
+
+def test_by_words_alone_the_highest_score_is_1_too() -> None:
+    """What is missing must not lower what is there."""
+    (found,) = fuse(None, WordHits(chunks={(1, 0): 1.0}, traces={1: 1.0}))
+    assert (found.score, found.dense) == (1.0, 0.0)
+    (with_meaning,) = fuse({(1, 0): 1.0}, WordHits(chunks={(1, 0): 1.0}, traces={1: 1.0}))
+    assert with_meaning.score == 1.0
+
+
+def test_a_negative_cosine_counts_as_none() -> None:
+    """Opposite in meaning is no worse than unrelated, and a score is never below 0."""
+    found = {f.row: f for f in fuse({(1, 0): -0.4, (2, 0): 0.0}, WordHits())}
+    assert (found[1].score, found[2].score, found[1].dense) == (0.0, 0.0, 0.0)
+
+
+def test_equals_are_in_the_order_they_were_stored_and_their_passages_in_reading_order() -> None:
+    """Results never depend on chance."""
+    dense = {(row, i): 0.5 for row in (3, 1, 2) for i in (2, 0, 1)}
+    for _ in range(3):
+        dense = dict(random.Random(1).sample(list(dense.items()), len(dense)))
+        found = fuse(dense, WordHits())
+        assert [f.row for f in found] == [1, 2, 3]
+        assert [i for i, _ in found[0].passages] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_lie_between_0_and_1_and_fall(seed: int) -> None:
+    """Whatever was found."""
+    rng = random.Random(seed)
+    keys = [(rng.randint(1, 9), rng.randint(0, 4)) for _ in range(30)]
+    dense = {key: rng.uniform(-1, 1) for key in keys[:20]}
+    words = WordHits(chunks={key: rng.random() for key in keys[10:]}, traces={rng.randint(1, 12): rng.random() for _ in range(6)})
+    for found in (fuse(dense, words), fuse(None, words)):
+        scores = [f.score for f in found]
+        assert scores == sorted(scores, reverse=True)
+        assert all(0 <= score <= 1 for score in scores)
+        assert len({f.row for f in found}) == len(found)
+        for f in found:
+            assert [score for _, score in f.passages] == sorted((score for _, score in f.passages), reverse=True)
+
+
+def test_of_several_questions_a_trace_keeps_its_best_score_and_all_its_passages() -> None:
+    """Each passage with its best score."""
+    merged = merge([
+        [ranked(1, 0.9, (0, 0.4), (1, 0.2)), ranked(2, 0.1)],
+        [ranked(2, 0.95, (3, 0.9)), ranked(1, 0.3, (2, 0.3), (1, 0.3))],
+    ])  # fmt: skip
+    assert [(f.row, f.score, f.passages) for f in merged] == [(2, 0.95, ((3, 0.9),)), (1, 0.9, ((0, 0.4), (1, 0.3), (2, 0.3)))]
+
+
+def test_merging_one_or_no_ranking_only_sorts_it() -> None:
+    """Best first; of equals, the one that was stored first."""
+    assert [f.row for f in merge([[ranked(2, 0.5), ranked(1, 0.5), ranked(3, 0.9)]])] == [3, 1, 2]
+    assert merge([]) == merge([[]]) == merge([[], []]) == by_score([]) == []

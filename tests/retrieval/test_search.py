@@ -1,0 +1,258 @@
+"""Searching by meaning and by words, against an exact search of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from samples import TinyModel, cut, put, tiny_vector, trace
+
+from tracebank.chunking import text_hash
+from tracebank.embedding import EmbeddingService
+from tracebank.errors import IndexFaultError, ModelLoadError
+from tracebank.index import ChromaVectorIndex, ChunkKey, IndexedTrace, TantivyWordIndex, WordHits
+from tracebank.metrics import Metrics
+from tracebank.records import Filters, Outcome, Trace
+from tracebank.retrieval import Ranked, Retriever
+from tracebank.retrieval import search as module
+from tracebank.retrieval.fusion import fuse, merge
+from tracebank.retrieval.search import cosines
+from tracebank.store import Store, vectors
+
+pytestmark = pytest.mark.anyio
+
+WORDS = [f"{a}{b}" for a in "kiwi plum fig pear lime nut oat rye".split() for b in ("", "berry", "wood", "field", "stone", "light")]
+EVERYTHING = 100_000
+
+
+@dataclass
+class Library:
+    """Indexed traces, and how to search them exactly."""
+
+    store: Store
+    words: TantivyWordIndex
+    vectors: ChromaVectorIndex
+    embedding: EmbeddingService
+    model: TinyModel
+    model_id: int
+    spaces: dict[int, dict[int, Trace]]
+
+    def retriever(self, candidates: int, *, deep: bool = True) -> Retriever:
+        """Return a retriever that takes so many candidates from each index."""
+        made = Retriever(store=self.store, words=self.words, embedding=self.embedding, candidates=candidates, metrics=Metrics())
+        if deep:
+            made.attach(self.vectors, self.model_id)
+        return made
+
+    def exact(self, texts: Sequence[str], spaces: Sequence[int], filters: Filters = Filters(), *, deep: bool = True) -> list[Ranked]:  # noqa: B008
+        """Return the ranking of all that passes the filters, every chunk scored."""
+        return merge([[found for space in spaces for found in self._exact(text, space, filters, deep)] for text in texts])
+
+    def _exact(self, text: str, space: int, filters: Filters, deep: bool) -> list[Ranked]:
+        rows = [row for row, value in self.spaces[space].items() if passes(value, filters)]
+        found = self.store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
+        keys: list[ChunkKey] = list(found)
+        hits = self.words.score(space, text, keys, rows) if rows else WordHits()
+        return fuse(cosines(found, tiny_vector(text)) if deep else None, hits)
+
+
+def passes(value: Trace, filters: Filters) -> bool:
+    """Return whether a trace is what the filters ask for."""
+    moment = value.occurred_at_ms or 0
+    return (
+        (not filters.outcomes or value.outcome in filters.outcomes)
+        and set(filters.tags) <= set(value.tags)
+        and (filters.since_ms is None or moment >= filters.since_ms)
+        and (filters.until_ms is None or moment <= filters.until_ms)
+    )
+
+
+def random_trace(rng: random.Random, number: int, namespace: str) -> Trace:
+    """Return a trace of random words; one in forty is rare."""
+    return trace(
+        f"{number}", namespace=namespace, task=" ".join(rng.choices(WORDS, k=6)),
+        content=" ".join(rng.choices(WORDS, k=rng.randint(0, 200))),
+        outcome=rng.choice(list(Outcome)), tags=("common", "rare") if number % 40 == 0 else ("common",), occurred_at_ms=number,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """The library is opened once for the module."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def library(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Library]:
+    """Three hundred random traces in two namespaces, in the store and both indexes."""
+    directory: Path = tmp_path_factory.mktemp("library")
+    store = Store.open(directory / "store.sqlite3")
+    words, index = TantivyWordIndex(directory / "words"), ChromaVectorIndex(directory / "vectors", model="tiny")
+    model, rng = TinyModel(), random.Random(11)
+    embedding = EmbeddingService(lambda: model, name="tiny", max_batch_tokens=2_048, cache_size=10, metrics=Metrics(), clock=time.monotonic)
+    embedding.start()
+    await embedding.loaded()
+    model_id = await store.write(lambda db: vectors.model_id(db, "tiny"))
+    spaces: dict[int, dict[int, Trace]] = {}
+    for space, (namespace, count) in enumerate([("one", 240), ("two", 60)], 1):
+        values = [random_trace(rng, number, namespace) for number in range(count)]
+        added = await put(store, *values)
+        spaces[space] = {a.row: value for a, value in zip(added, values, strict=True)}
+        batch = [
+            IndexedTrace(
+                row=row, trace_id=value.trace_id, text=value.text, chunks=tuple(c.text for c in cut(value)), outcome=str(value.outcome),
+                vectors=model.encode([c.text for c in cut(value)]), tags=value.tags, occurred_at_ms=value.occurred_at_ms or 0,
+            )
+            for row, value in spaces[space].items()
+        ]  # fmt: skip
+        words.apply(space, batch, [])
+        index.apply(space, batch, [])
+        kept = {text_hash(c.text): tiny_vector(c.text) for value in values for c in cut(value)}
+        await store.write(lambda db, kept=kept: vectors.put(db, model_id, kept))
+    yield Library(store, words, index, embedding, model, model_id, spaces)
+    await asyncio.to_thread(embedding.close)
+    for opened in (words, index, store):
+        opened.close()
+
+
+def same(found: Sequence[Ranked], exact: Sequence[Ranked], first: int) -> None:
+    """Assert that the first of a ranking are those of the exact one, with their scores (vectors are kept as float16)."""
+    by_row = {ranked.row: ranked for ranked in exact}
+    assert len(found) >= min(first, len(exact))
+    for ranked, best in zip(found[:first], exact, strict=False):
+        assert ranked.score == pytest.approx(best.score, abs=2e-3)
+        assert ranked.score == pytest.approx(by_row[ranked.row].score, abs=2e-3)
+        assert ranked.passages[0][1] == pytest.approx(by_row[ranked.row].passages[0][1], abs=2e-3)
+
+
+FILTERS = {
+    "none": Filters(),
+    "few": Filters(tags=("rare",)),
+    "one": Filters(since_ms=17, until_ms=17),
+    "nobody": Filters(tags=("absent",)),
+    "many": Filters(outcomes=(Outcome.SUCCESS, Outcome.FAILURE)),
+    "nearly all": Filters(tags=("common",), since_ms=3),
+    "combined": Filters(outcomes=(Outcome.PARTIAL,), tags=("common",), since_ms=20, until_ms=200),
+}
+QUESTIONS = ["kiwiberry plum", "figstone figwood oatfield rye", " ".join(WORDS[::5]), "absentword", "pearlight of the nutstone"]
+
+
+@pytest.mark.parametrize("exact_traces", [1_000, 20], ids=["exact", "oversampled"])
+@pytest.mark.parametrize("name", FILTERS)
+async def test_a_search_finds_what_an_exact_search_of_everything_finds(
+    library: Library, monkeypatch: pytest.MonkeyPatch, name: str, exact_traces: int
+) -> None:
+    """With few candidates or all, with filters that few or many traces pass, by both ways to filter.
+
+    Where Chroma takes part, its search is approximate: there the best of the ranking are compared.
+    """
+    filters = FILTERS[name]
+    monkeypatch.setattr(module, "EXACT_TRACES", exact_traces)
+    for candidates in (60, EVERYTHING):
+        retriever = library.retriever(candidates)
+        for question in QUESTIONS:
+            searched = await retriever.search([question], [1], filters)
+            assert (searched.dense, searched.note) == (True, "")
+            exact = library.exact([question], [1], filters)
+            whole = exact_traces == 1_000 and filters and candidates == EVERYTHING
+            same(searched.ranking, exact, len(exact) if whole else 5)
+            assert all(passes(library.spaces[1][ranked.row], filters) for ranked in searched.ranking)
+
+
+async def test_what_one_index_proposes_is_scored_by_the_other(library: Library) -> None:
+    """Even with so few candidates that the two lists differ: no score is a half one."""
+    retriever = library.retriever(10)
+    for question in QUESTIONS[:3]:
+        exact = {ranked.row: ranked for ranked in library.exact([question], [1])}
+        searched = await retriever.search([question], [1], Filters())
+        for ranked in searched.ranking:
+            assert ranked.whole == pytest.approx(exact[ranked.row].whole, abs=1e-6)
+            scores = dict(exact[ranked.row].passages)
+            assert dict(ranked.passages) == pytest.approx({i: scores[i] for i, _ in ranked.passages}, abs=2e-3)
+
+
+async def test_several_questions_and_namespaces_become_one_ranking(library: Library) -> None:
+    """Each trace with the question that it answers best; a question asked twice changes nothing."""
+    retriever, everybody = library.retriever(EVERYTHING), Filters(tags=("common",))
+    searched = await retriever.search(QUESTIONS[:3], [1, 2], everybody)
+    exact = library.exact(QUESTIONS[:3], [1, 2], everybody)
+    same(searched.ranking, exact, len(exact))
+    assert {ranked.row for ranked in searched.ranking[:40]} & set(library.spaces[2])
+    alone = [await retriever.search([question], [1, 2], everybody) for question in QUESTIONS[:3]]
+    best = {r.row: max(other.score for s in alone for other in s.ranking if other.row == r.row) for r in searched.ranking}
+    assert {r.row: r.score for r in searched.ranking} == pytest.approx(best)
+
+
+async def test_namespaces_are_searched_alone(library: Library) -> None:
+    """None at all gives nothing."""
+    retriever = library.retriever(60)
+    searched = await retriever.search(QUESTIONS[:1], [2], Filters())
+    assert {ranked.row for ranked in searched.ranking} <= set(library.spaces[2])
+    assert (await retriever.search(QUESTIONS[:1], [], Filters())).ranking == ()
+    assert (await retriever.search(QUESTIONS[:1], [99], Filters())).ranking == ()
+
+
+async def test_the_same_question_gives_the_same_ranking_every_time(library: Library) -> None:
+    """Ties are broken by row."""
+    retriever = library.retriever(60)
+    first = await retriever.search(QUESTIONS, [1, 2], Filters())
+    assert all([await retriever.search(QUESTIONS, [1, 2], Filters()) == first for _ in range(3)])
+
+
+async def test_without_the_model_words_answer_and_the_note_says_why(library: Library) -> None:
+    """While it loads, and when it cannot be loaded."""
+    retriever = library.retriever(EVERYTHING, deep=False)
+    searched = await retriever.search(QUESTIONS[:1], [1], FILTERS["many"])
+    assert (searched.dense, searched.note) == (False, "the embedding model is still loading")
+    exact = library.exact(QUESTIONS[:1], [1], FILTERS["many"], deep=False)
+    same([r for r in searched.ranking if r.passages], [r for r in exact if r.passages], len(exact))
+
+    def fail() -> TinyModel:
+        raise ModelLoadError("no such model")
+
+    broken = EmbeddingService(fail, name="none", max_batch_tokens=64, cache_size=1, metrics=Metrics(), clock=time.monotonic)
+    broken.start()
+    with pytest.raises(ModelLoadError):
+        await broken.loaded()
+    retriever = Retriever(store=library.store, words=library.words, embedding=broken, candidates=60, metrics=Metrics())
+    searched = await retriever.search(QUESTIONS[:1], [1], Filters())
+    assert (searched.dense, searched.note) == (False, "meaning is off: no such model")
+    assert searched.ranking
+    broken.close()
+
+
+async def test_a_question_that_cannot_be_embedded_is_answered_by_words(library: Library) -> None:
+    """The note says so, and the next question has meaning again."""
+    retriever = library.retriever(60)
+    library.model.failing = "kiwifield"
+    searched = await retriever.search(["kiwifield"], [1], Filters())
+    library.model.failing = ""
+    assert (searched.dense, searched.note) == (False, "meaning is off for this question: cannot embed 'kiwifield'")
+    assert searched.ranking
+    assert (await retriever.search(["kiwifield"], [1], Filters())).dense
+
+
+class BrokenIndex:
+    """An index that fails in a search."""
+
+    def query(self, *_: object) -> WordHits:
+        """Fail."""
+        raise IndexFaultError("it is broken")
+
+
+@pytest.mark.parametrize("sink", ["words", "vectors"])
+async def test_where_one_index_fails_the_other_answers_and_the_fault_is_told_once(library: Library, sink: str) -> None:
+    """So that it can be repaired; the note says that it will be."""
+    retriever = library.retriever(60)
+    setattr(retriever, f"_{sink}", BrokenIndex())
+    searched = await retriever.search(["kiwifield plumwood"], [1, 2], Filters())
+    assert searched.note == f"the index of {sink} is being rebuilt"
+    assert searched.dense == (sink == "words")
+    assert searched.ranking
+    assert [(name, str(fault)) for name, fault in retriever.take_faults().items()] == [(sink, "it is broken")]
+    assert retriever.take_faults() == {}

@@ -1,0 +1,490 @@
+"""The engine as tools use it: the real store, indexes and locks, and the real model where meaning matters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
+
+from tracebank.embedding import EmbeddingModel
+from tracebank.embedding.sentence import SentenceTransformerModel
+from tracebank.engine import STORE_NAME, Engine, Retrieved, Session
+from tracebank.errors import DataDirError, DataDirLockedError, InputError, ModelLoadError, StoreCorruptError
+from tracebank.locking import LOCK_NAME
+from tracebank.records import parse_trace
+from tracebank.settings import load_settings
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+
+
+LoadWith = Callable[[Callable[[], EmbeddingModel]], None]
+
+
+def ids(found: Retrieved) -> list[str]:
+    """Return the ids of the results."""
+    return [result.trace_id for result in found.page.results]
+
+
+class Calls(Counter[str]):
+    """How often the model and the indexes of an engine were asked."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        assert engine.vectors is not None
+        self._monkeypatch = monkeypatch
+        self._count("words", engine.words, "query")
+        self._count("vectors", engine.vectors, "query")
+        self._count("model", engine.embedding, "embed_questions")
+
+    def _count(self, name: str, owner: Any, method: str) -> None:
+        original = getattr(owner, method)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self[name] += 1
+            return original(*args, **kwargs)
+
+        self._monkeypatch.setattr(owner, method, counted)
+
+
+async def test_a_memory_is_found_by_its_meaning_and_by_its_words(
+    tmp_path: Path, load_with: LoadWith, model: SentenceTransformerModel
+) -> None:
+    """With the real model: a question without a word in common finds it, and so does a word that means nothing."""
+    load_with(lambda: model)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for trace_id, task in [("build", "Compilation of the kernel fails"), ("cake", "Bake a chocolate cake"), ("code", "Error QZX-7781")]:
+            await engine.add({"task": task, "trace_id": trace_id}, session)
+        await warm(engine)
+        for question, best in [("The build is broken", "build"), ("dessert recipe", "cake"), ("QZX-7781", "code")]:
+            found = await engine.retrieve({"query": question}, session)
+            assert (ids(found)[0], found.dense, found.note) == (best, True, "")
+            assert 0 < found.page.results[0].score <= 1
+        both = await engine.retrieve({"query": ["dessert recipe", "The build is broken"], "k": 2}, session)
+        assert set(ids(both)) == {"build", "cake"}
+
+
+async def test_an_agent_finds_what_it_has_just_written(tmp_path: Path, tiny: TinyModel) -> None:
+    """At once, every time, by both indexes; created, updated or many at a time."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await warm(engine)
+        session = engine.session()
+        for i in range(12):
+            added = await engine.add({"task": f"unique{i} task", "trace_id": f"{i}"}, session)
+            assert (added.status, added.indexed) == ("created", False)
+            found = await engine.retrieve({"query": f"unique{i}"}, session)
+            assert ids(found)[0] == f"{i}"
+            assert found.page.results[0].parts["dense"] > 0
+        await engine.add({"task": "renamed task", "trace_id": "3"}, session)
+        assert ids(await engine.retrieve({"query": "renamed"}, session))[0] == "3"
+        sessions = [engine.session() for _ in range(20)]
+        await asyncio.gather(*(engine.add({"task": f"parallel{i}", "trace_id": f"p{i}"}, s) for i, s in enumerate(sessions)))
+        answers = await asyncio.gather(*(engine.retrieve({"query": f"parallel{i}"}, s) for i, s in enumerate(sessions)))
+        assert [ids(answer)[0] for answer in answers] == [f"p{i}" for i in range(20)]
+
+
+async def test_words_answer_while_the_model_is_loading_and_the_note_says_so(tmp_path: Path, load_with: LoadWith) -> None:
+    """From the first moment; when the model is there the same question has meaning."""
+    arrived = threading.Event()
+
+    def load() -> EmbeddingModel:
+        assert arrived.wait(WAIT_S)
+        return TinyModel()
+
+    load_with(load)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await engine.add({"task": "mend the upload", "trace_id": "mine"}, session)
+        for _ in range(2):
+            found = await engine.retrieve({"query": "upload"}, session)
+            assert (ids(found), found.dense) == (["mine"], False)
+            assert found.note == "the embedding model is still loading"
+            assert "(the embedding model is still loading)" in found.page.text
+        arrived.set()
+        await warm(engine)
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert (ids(found), found.dense, found.note) == (["mine"], True, "")
+
+
+async def test_without_a_model_everything_works_by_words(tmp_path: Path, load_with: LoadWith) -> None:
+    """The note says what is wrong with it."""
+
+    def load() -> EmbeddingModel:
+        raise ModelLoadError("the embedding model xyz could not be loaded")
+
+    load_with(load)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await warm(engine)
+        session = engine.session()
+        await engine.add({"task": "mend the upload", "trace_id": "mine"}, session)
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert (ids(found), found.dense) == (["mine"], False)
+        assert found.note == "meaning is off: the embedding model xyz could not be loaded"
+
+
+async def test_an_answer_from_the_cache_asks_neither_the_model_nor_an_index(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only for the very same question and arguments; another page size is read from the same ranking."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(6):
+            await engine.add({"task": f"upload {i}", "trace_id": f"{i}"}, session)
+        await settled(engine)
+        await engine.retrieve({"query": "upload"}, session)
+        calls = Calls(engine, monkeypatch)
+        first = await engine.retrieve({"query": "upload"}, session)
+        assert await engine.retrieve({"query": "upload"}, engine.session()) is first
+        assert calls == {}
+        await engine.retrieve({"query": "upload", "k": 2, "max_tokens": 300, "detail": "full"}, session)
+        assert calls == {}
+        await engine.retrieve({"query": "upload", "since": "2026-01-01"}, session)
+        assert calls == {"words": 1, "model": 1}  # few enough to be scored exactly
+        await engine.retrieve({"query": "uploads"}, session)
+        assert calls == {"words": 2, "vectors": 1, "model": 2}
+        assert engine.results.report()["hits"] == 2
+
+
+async def test_a_write_invalidates_exactly_its_namespace(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is searched across it."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        one, two = engine.session("one"), engine.session("two")
+        for session in (one, two):
+            await engine.add({"task": "upload", "trace_id": "first"}, session)
+        await settled(engine)
+        every, pair = {"query": "upload", "namespace": "*"}, {"query": "upload", "namespace": ["one", "two"]}
+
+        async def searches() -> list[int]:
+            counts = []
+            for arguments, session in (({"query": "upload"}, one), ({"query": "upload"}, two), (every, one), (pair, one)):
+                before = calls["words"]
+                await engine.retrieve(arguments, session)
+                counts.append(calls["words"] - before)
+            return counts
+
+        calls = Calls(engine, monkeypatch)
+        assert await searches() == [1, 1, 2, 2]
+        assert await searches() == [0, 0, 0, 0]
+        await engine.add({"task": "upload again", "trace_id": "second"}, one)
+        await settled(engine)
+        assert await searches() == [1, 0, 2, 2]
+        assert set(ids(await engine.retrieve(every, two))) == {"first", "second"}
+        assert ids(await engine.retrieve({"query": "upload"}, two)) == ["first"]
+        await engine.add({"task": "upload again", "trace_id": "second"}, one)  # unchanged
+        assert (await searches())[1] == 0
+
+
+async def test_an_unknown_namespace_is_empty_and_the_known_ones_are_named(tmp_path: Path, tiny: TinyModel) -> None:
+    """Searching makes none; and it is found as soon as there is something in it."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert ids(found) == []
+        assert "no traces in namespace default; namespaces that have some: none yet" in found.note
+        await engine.add({"task": "upload", "namespace": "real"}, session)
+        await settled(engine)
+        found = await engine.retrieve({"query": "upload", "namespace": ["imagined", "real"]}, session)
+        assert (len(ids(found)), found.namespaces) == (1, ("real",))
+        assert found.note == "no traces in namespace imagined; namespaces that have some: real"
+        await engine.add({"task": "upload", "namespace": "imagined"}, session)
+        found = await engine.retrieve({"query": "upload", "namespace": ["imagined", "real"]}, session)
+        assert (len(ids(found)), found.note) == (2, "")
+
+
+async def test_namespaces_are_isolated(tmp_path: Path, tiny: TinyModel) -> None:
+    """A client's own is the default; equal ids live side by side."""
+    async with Engine.open(settings_of(tmp_path, namespace="house")) as engine:
+        guest, house = engine.session("guest"), engine.session()
+        await engine.add({"task": "upload for guests", "trace_id": "t"}, guest)
+        await engine.add({"task": "upload for the house", "trace_id": "t"}, house)
+        (found,) = (await engine.retrieve({"query": "upload"}, guest)).page.results
+        assert (found.namespace, found.task) == ("guest", "upload for guests")
+        (found,) = (await engine.retrieve({"query": "upload"}, house)).page.results
+        assert (found.namespace, found.task) == ("house", "upload for the house")
+        everywhere = await engine.retrieve({"query": "upload", "namespace": "*"}, guest)
+        assert {result.namespace for result in everywhere.page.results} == {"guest", "house"}
+        assert everywhere.page.text.count('namespace="') == 2
+        stored = await engine.trace("t", guest)
+        assert stored is not None
+        assert stored.trace.namespace == "guest"
+        assert await engine.trace("t", engine.session("third")) is None
+        assert await engine.trace("absent", guest) is None
+
+
+async def test_pages_follow_each_other_without_overlap_to_the_end(tmp_path: Path, tiny: TinyModel) -> None:
+    """Every trace that matches is on exactly one of them, and the last page has no cursor."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await asyncio.gather(*(engine.add({"task": f"upload number {i}", "trace_id": f"{i}"}, session) for i in range(23)))
+        await settled(engine)
+        seen: list[str] = []
+        arguments: dict[str, Any] = {"query": "upload", "k": 5}
+        while True:
+            page = await engine.retrieve(arguments, session)
+            seen += ids(page)
+            if page.next_cursor is None:
+                break
+            arguments["cursor"] = page.next_cursor
+        assert sorted(seen, key=int) == [f"{i}" for i in range(23)]
+        whole = await engine.retrieve({"query": "upload", "k": 50}, session)
+        assert (ids(whole), whole.next_cursor) == (seen, None)
+        with pytest.raises(InputError, match=r"^cursor: belongs to another query"):
+            await engine.retrieve({"query": "other", "cursor": arguments["cursor"]}, session)
+        beyond = await engine.retrieve({**arguments, "k": 50}, session)
+        assert ids(beyond) == seen[20:]
+
+
+async def test_the_text_keeps_to_its_budget(tmp_path: Path, tiny: TinyModel) -> None:
+    """As counted by the engine's own tokenizer."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(8):
+            await engine.add(
+                {"task": f"upload {i}", "content": f"The upload {i} failed. It was mended. " * 100, "lessons": ["Look twice."]}, session
+            )
+        tokenizer = await engine.tokenizer()
+        for max_tokens in (50, 120, 500, 3_000):
+            found = await engine.retrieve({"query": "upload", "k": 8, "max_tokens": max_tokens}, session)
+            assert tokenizer.count(found.page.text) == found.page.tokens <= max_tokens
+            assert len(found.page.results) == 8
+
+
+@pytest.mark.parametrize(
+    "raw", [{}, {"task": ""}, {"task": "t", "outcome": "won"}, {"task": "t", "colour": "red"}, {"task": "t", "tags": [1]}]
+)
+async def test_bad_input_stores_nothing(tmp_path: Path, tiny: TinyModel, raw: dict[str, Any]) -> None:
+    """Not even a namespace."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        with pytest.raises(InputError):
+            await engine.add({**raw, "namespace": "new"}, engine.session())
+        assert await everything(engine.store) == []
+        assert engine.spaces == {}
+
+
+async def test_adding_says_what_it_did(tmp_path: Path, tiny: TinyModel) -> None:
+    """Created, unchanged and by then indexed, updated; without an id it gets one that sorts by time."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        first = await engine.add({"task": "upload", "content": "word " * 100, "trace_id": "mine"}, session)
+        assert (first.trace_id, first.status, first.chunks, first.indexed) == ("mine", "created", 3, False)
+        assert first.tokens == (await engine.tokenizer()).count("upload\n" + "word " * 100)
+        await settled(engine)
+        again = await engine.add({"task": "upload", "content": "word " * 100, "trace_id": "mine"}, session)
+        assert (again.status, again.chunks, again.tokens, again.indexed) == ("unchanged", 3, first.tokens, True)
+        updated = await engine.add({"task": "upload", "trace_id": "mine"}, session)
+        assert (updated.status, updated.chunks, updated.indexed) == ("updated", 1, False)
+        given = [(await engine.add({"task": "upload"}, session)).trace_id for _ in range(20)]
+        assert given == sorted(set(given))
+
+
+async def test_traces_written_together_share_commits(tmp_path: Path, tiny: TinyModel) -> None:
+    """Many clients cost fewer flushes than writes."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await settled(engine)
+        before = (await engine.store.read(engine.store.figures))["commits"]
+        await asyncio.gather(*(engine.add({"task": f"{i}"}, engine.session()) for i in range(200)))
+        after = (await engine.store.read(engine.store.figures))["commits"]
+        assert after - before < 100  # type: ignore[operator]
+
+
+async def test_everything_is_there_after_a_restart(tmp_path: Path, tiny: TinyModel) -> None:
+    """Found by both indexes, without embedding anything again."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        for i in range(5):
+            await engine.add({"task": f"upload {i}", "trace_id": f"{i}"}, engine.session())
+        await settled(engine)
+        before = await engine.retrieve({"query": "upload 3"}, engine.session())
+    tiny.batches.clear()
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await settled(engine)
+        after = await engine.retrieve({"query": "upload 3"}, engine.session())
+        assert after.page == before.page
+        assert tiny.texts == ["upload 3"]
+
+
+async def test_an_import_of_an_export_is_unchanged(tmp_path: Path, tiny: TinyModel) -> None:
+    """In the same place; elsewhere it is the same set of traces."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await engine.add({"task": "upload", "lessons": ["L", {"title": "T", "content": "C"}], "metadata": {"n": 1.5}}, engine.session())
+        exported = [json.loads(json.dumps(stored.trace.as_json())) for stored in await everything(engine.store)]
+        again = [parse_trace(row, limits=engine.limits, namespace="n", trace_id="t") for row in exported]
+        assert [added.status for added in await engine.add_many(again)] == ["unchanged"]
+
+
+async def test_what_is_forgotten_is_found_by_nobody(tmp_path: Path, tiny: TinyModel) -> None:
+    """Neither by words nor by meaning nor from a cache, and it is not in the store's file."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await engine.add({"task": "the secret xyzzy4711", "trace_id": "secret"}, session)
+        await engine.add({"task": "the rest", "trace_id": "rest"}, session)
+        await settled(engine)
+        assert ids(await engine.retrieve({"query": "xyzzy4711"}, session))[0] == "secret"
+        rows = [stored.row for stored in await everything(engine.store) if stored.trace.trace_id == "secret"]
+        assert await engine.forget(rows) == 1
+        assert ids(await engine.retrieve({"query": "xyzzy4711"}, session)) == ["rest"]
+        for file in engine.settings.data_dir.glob(f"{STORE_NAME}*"):
+            assert b"xyzzy4711" not in file.read_bytes()
+        assert await engine.forget(rows) == 0
+
+
+async def test_a_broken_index_is_repaired_behind_the_answers(tmp_path: Path, tiny: TinyModel) -> None:
+    """Words answer meanwhile, with a note; afterwards meaning is back, and nothing was lost."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(5):
+            await engine.add({"task": f"upload {i}", "trace_id": f"{i}"}, session)
+        await settled(engine)
+        for path in (engine.settings.data_dir / "index" / "vectors").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"garbage" * 500)
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert (len(ids(found)), found.dense, found.note) == (5, False, "the index of vectors is being rebuilt")
+        await asyncio.gather(*[task for task in engine._tasks if task.get_name() == "repair of vectors"])
+        await settled(engine)
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert (len(ids(found)), found.dense, found.note) == (5, True, "")
+        assert engine.indexer.rebuilds == {"words": 0, "vectors": 1}
+
+
+async def test_an_index_that_was_deleted_is_filled_from_the_store(tmp_path: Path, tiny: TinyModel) -> None:
+    """They hold nothing that the store does not."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await engine.add({"task": "upload", "trace_id": "mine"}, engine.session())
+        await settled(engine)
+    shutil.rmtree(tmp_path / "data" / "index")
+    tiny.batches.clear()
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await settled(engine)
+        assert tiny.batches == []
+        found = await engine.retrieve({"query": "upload"}, engine.session())
+        assert (ids(found), found.dense) == (["mine"], True)
+
+
+async def test_a_search_that_cannot_wait_longer_says_so_and_is_not_kept(tmp_path: Path, tiny: TinyModel) -> None:
+    """The wait for the caller's own writes is bounded; the next answer is complete."""
+    async with Engine.open(settings_of(tmp_path, retrieval={"wait_ms": 0})) as engine:
+        await warm(engine)
+        session = engine.session()
+        await engine.retrieve({"query": "upload"}, session)
+        tiny.gate.clear()
+        await engine.add({"task": "upload", "trace_id": "mine"}, session)
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert "your latest traces are still being indexed" in found.note
+        tiny.gate.set()
+        await settled(engine)
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert (ids(found), found.note) == (["mine"], "")
+
+
+async def test_a_second_engine_on_a_directory_is_refused_by_the_process_of_the_first(tmp_path: Path, tiny: TinyModel) -> None:
+    """And the first goes on undisturbed; when it has closed, the next may open."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        with pytest.raises(DataDirLockedError, match=f"is in use by process {os.getpid()}: end it with `tracebank stop`"):
+            async with Engine.open(settings_of(tmp_path)):
+                pass
+        assert (await engine.add({"task": "upload"}, engine.session())).status == "created"
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        assert len(await everything(engine.store)) == 1
+
+
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from tracebank.engine import Engine
+from tracebank.settings import load_settings
+
+async def main():
+    async with Engine.open(load_settings(Path(sys.argv[1]), tokens={"timeout_s": 0})) as engine:
+        added = await engine.add({"task": "written before the kill", "trace_id": "mine"}, engine.session())
+        print(added.trace_id, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def hold_and_kill(data_dir: Path, meanwhile: Callable[[int], None]) -> None:
+    """Let another process open the engine and store a trace; kill it after `meanwhile`."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(data_dir)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        meanwhile(process.pid)
+        process.kill()
+
+
+async def test_a_killed_engine_leaves_no_lock_and_every_trace(tmp_path: Path, tiny: TinyModel) -> None:
+    """The next one opens at once, and finds what the first had acknowledged."""
+
+    async def refused(pid: int) -> None:
+        with pytest.raises(DataDirLockedError, match=f"is in use by process {pid}: "):
+            async with Engine.open(settings_of(tmp_path)):
+                pass
+
+    await asyncio.to_thread(hold_and_kill, tmp_path / "data", lambda pid: asyncio.run(refused(pid)))
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await settled(engine)
+        found = await engine.retrieve({"query": "written before the kill"}, engine.session())
+        assert (ids(found), found.dense) == (["mine"], True)
+
+
+async def test_the_data_directory_is_its_owners_alone(tmp_path: Path, tiny: TinyModel) -> None:
+    """With all that is in it."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await engine.add({"task": "upload"}, engine.session())
+        await settled(engine)
+        data_dir = engine.settings.data_dir
+        assert data_dir.stat().st_mode & 0o077 == 0
+        assert (data_dir / LOCK_NAME).stat().st_mode & 0o077 == 0
+
+
+async def test_what_cannot_be_opened_is_told_and_leaves_no_lock(tmp_path: Path, tiny: TinyModel) -> None:
+    """A store that is none, and a directory that cannot be made."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / STORE_NAME).write_bytes(b"garbage" * 100)
+    for _ in range(2):
+        with pytest.raises(StoreCorruptError):
+            async with Engine.open(settings_of(tmp_path)):
+                pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataDirError, match=r"cannot be created: .*; set TRACEBANK_DATA_DIR"):
+        async with Engine.open(load_settings(tmp_path / "file" / "data")):
+            pass
+
+
+async def test_closing_while_the_model_is_loading_waits_for_nothing(tmp_path: Path, load_with: LoadWith) -> None:
+    """Who is served meanwhile hears of it; what was stored is there at the next start."""
+    arrived = threading.Event()
+
+    def load() -> EmbeddingModel:
+        assert arrived.wait(WAIT_S)
+        return TinyModel()
+
+    load_with(load)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await engine.add({"task": "upload"}, engine.session())
+        thread = engine.embedding._thread
+    assert thread.is_alive()
+    arrived.set()
+    await asyncio.to_thread(thread.join, WAIT_S)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        assert len(await everything(engine.store)) == 1
+
+
+async def test_sessions_are_of_the_engine_that_made_them(tmp_path: Path, tiny: TinyModel) -> None:
+    """With the namespace of their client, else of the settings."""
+    async with Engine.open(settings_of(tmp_path, namespace="house")) as engine:
+        await warm(engine)
+        assert engine.session() == Session(engine, "house")
+        assert engine.session("guest").namespace == "guest"

@@ -1,0 +1,111 @@
+"""One engine per data directory, by a lock that goes with its holder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tracebank.errors import DataDirError, DataDirLockedError
+from tracebank.locking import LOCK_NAME, DataDirLock, holder_of
+
+HOLDER = """
+import os, sys
+from tracebank.locking import DataDirLock
+lock = DataDirLock(sys.argv[1])
+lock.acquire({"pid": os.getpid(), "version": "9"})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of `tmp_path`."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_holder_is_told_who_the_first_is(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    """And what to do about it."""
+    with pytest.raises(DataDirLockedError) as caught:
+        DataDirLock(tmp_path).acquire({"pid": os.getpid()})
+    assert str(caught.value) == (
+        f"{tmp_path} is in use by process {holder.pid}: end it with `tracebank stop`, or set TRACEBANK_DATA_DIR to another directory"
+    )
+
+
+def test_everybody_can_read_who_holds_it(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    """Without taking it."""
+    assert holder_of(tmp_path) == {"pid": holder.pid, "version": "9"}
+    assert holder_of(tmp_path) == {"pid": holder.pid, "version": "9"}
+
+
+def test_the_lock_is_free_when_its_holder_was_killed(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    """No stale lock has ever to be removed by hand."""
+    holder.kill()
+    holder.wait()
+    assert holder_of(tmp_path) is None
+    lock = DataDirLock(tmp_path)
+    lock.acquire({"pid": os.getpid()})
+    assert holder_of(tmp_path) == {"pid": os.getpid()}
+    lock.release()
+    assert holder_of(tmp_path) is None
+
+
+def test_one_process_cannot_hold_it_twice(tmp_path: Path) -> None:
+    """Two engines in one process would be as bad as in two."""
+    first, second = DataDirLock(tmp_path), DataDirLock(tmp_path)
+    first.acquire({"pid": 1})
+    with pytest.raises(DataDirLockedError):
+        second.acquire({"pid": 2})
+    first.release()
+    second.acquire({"pid": 2})
+    second.release()
+
+
+def test_releasing_leaves_the_file_and_may_be_repeated(tmp_path: Path) -> None:
+    """Removing it would let two hold a lock of the same name."""
+    lock = DataDirLock(tmp_path)
+    lock.acquire({"pid": 1})
+    lock.release()
+    lock.release()
+    assert (tmp_path / LOCK_NAME).exists()
+
+
+def test_the_file_is_for_its_owner_alone_and_holds_the_last_holder(tmp_path: Path) -> None:
+    """A shorter text leaves nothing of a longer one before."""
+    for about in ({"pid": 1, "note": "x" * 100}, {"pid": 2}):
+        lock = DataDirLock(tmp_path)
+        lock.acquire(about)
+        lock.release()
+    assert json.loads((tmp_path / LOCK_NAME).read_text()) == {"pid": 2}
+    assert (tmp_path / LOCK_NAME).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\x01"])
+def test_a_holder_that_wrote_nonsense_is_unknown(tmp_path: Path, text: str) -> None:
+    """It is still a holder."""
+    lock = DataDirLock(tmp_path)
+    lock.acquire({"pid": 1})
+    (tmp_path / LOCK_NAME).write_text(text)
+    assert holder_of(tmp_path) == {}
+    with pytest.raises(DataDirLockedError, match=r"in use by process \(unknown\)"):
+        DataDirLock(tmp_path).acquire({"pid": 2})
+    lock.release()
+
+
+def test_a_directory_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
+    """It has to be made before; nobody holds it."""
+    assert holder_of(tmp_path / "absent") is None
+    with pytest.raises(DataDirError, match="cannot be written: No such file or directory; set TRACEBANK_DATA_DIR"):
+        DataDirLock(tmp_path / "absent").acquire({"pid": 1})

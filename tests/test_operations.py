@@ -1,0 +1,222 @@
+"""What the command line asks of an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import TinyModel, everything, settings_of, settled
+
+from tracebank.embedding import EmbeddingModel
+from tracebank.engine import Engine, Session
+from tracebank.errors import IndexFaultError, InputError, ModelLoadError
+from tracebank.operations import OPERATIONS, Events
+from tracebank.store import outbox
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+
+
+async def events(stream: Events) -> list[dict[str, Any]]:
+    """Return all that an operation tells."""
+    return [event async for event in stream]
+
+
+async def result(stream: Events) -> dict[str, Any]:
+    """Return the last of what an operation tells."""
+    return (await events(stream))[-1]
+
+
+@pytest.fixture
+async def session(tmp_path: Path, tiny: TinyModel) -> AsyncIterator[Session]:
+    """A session of an engine with a tiny model."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await settled(engine)
+        yield engine.session()
+
+
+def call(session: Session, name: str, **arguments: Any) -> Events:
+    """Begin an operation."""
+    return OPERATIONS[name](session, **arguments)
+
+
+async def test_an_import_takes_the_good_lines_and_numbers_the_bad(session: Session) -> None:
+    """Each with its error; nothing of a bad one is stored."""
+    lines = [
+        (1, '{"task": "one", "trace_id": "a"}'), (2, "{"), (3, "[1]"), (5, '{"task": ""}'), (6, '{"task": "two", "trace_id": "b"}'),
+        (7, '{"task": "x", "content": "\ud800"}'), (8, "[" * 100_000),
+    ]  # fmt: skip
+    told = await result(call(session, "import", lines=lines))
+    assert (told["stored"], told["new"]) == (2, 2)
+    assert [number for number, _ in told["errors"]] == [2, 3, 5, 7, 8]
+    errors = dict(map(tuple, told["errors"]))
+    assert errors[2].startswith("line: is not valid JSON: ")
+    assert errors[3] == "line: must be a JSON object, not [1]"
+    assert errors[5] == "task: must not be empty"
+    assert {stored.trace.trace_id for stored in await everything(session.engine.store)} == {"a", "b"}
+    again = await result(call(session, "import", lines=lines[:1]))
+    assert (again["stored"], again["new"], again["errors"]) == (1, 0, [])
+
+
+async def test_an_export_is_what_an_import_takes(session: Session) -> None:
+    """Every trace once, in the order they were stored; of one namespace or all; imported again it changes nothing."""
+    raws = [{"task": f"task {i}", "trace_id": f"{i}", "namespace": "a" if i in (0, 2) else "b"} for i in range(450)]
+    await result(call(session, "import", lines=[(i, json.dumps(raw)) for i, raw in enumerate(raws)]))
+    exported = [trace for event in await events(call(session, "export")) for trace in event["traces"]]
+    assert [trace["trace_id"] for trace in exported] == [f"{i}" for i in range(450)]
+    of_a = [trace for event in await events(call(session, "export", namespace="a")) for trace in event["traces"]]
+    assert [trace["trace_id"] for trace in of_a] == ["0", "2"]
+    told = await result(call(session, "import", lines=[(i, json.dumps(trace)) for i, trace in enumerate(exported)]))
+    assert (told["stored"], told["new"]) == (450, 0)
+
+
+async def test_a_namespace_given_to_an_import_wins(session: Session) -> None:
+    """Over that of the line."""
+    await result(call(session, "import", lines=[(1, '{"task": "t", "namespace": "theirs"}')], namespace="ours"))
+    assert [stored.trace.namespace for stored in await everything(session.engine.store)] == ["ours"]
+
+
+async def test_waiting_ends_when_all_can_be_found(session: Session) -> None:
+    """By meaning, too."""
+    await result(call(session, "import", lines=[(i, f'{{"task": "task {i}"}}') for i in range(30)]))
+    told = await result(call(session, "wait_indexed"))
+    assert told == {"pending": 0, "meaning": True, "note": ""}
+    assert await session.engine.store.read(lambda db: outbox.waiting(db, "vectors")) == 0
+
+
+LoadWith = Callable[[Callable[[], EmbeddingModel]], None]
+
+
+@pytest.mark.parametrize("broken", ["model", "index"])
+async def test_waiting_ends_where_there_will_be_no_meaning(
+    tmp_path: Path, load_with: LoadWith, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Because the model cannot be loaded or the index of vectors not be opened; the note says which."""
+
+    def load() -> EmbeddingModel:
+        if broken == "model":
+            raise ModelLoadError("the model is broken")
+        return TinyModel()
+
+    def no_index(*_: object, **__: object) -> None:
+        raise IndexFaultError("the index is broken")
+
+    load_with(load)
+    if broken == "index":
+        monkeypatch.setattr("tracebank.engine.ChromaVectorIndex", no_index)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await engine.add({"task": "t"}, session)
+        told = await result(call(session, "wait_indexed"))
+        assert told == {"pending": 0, "meaning": False, "note": f"the {broken} is broken"}
+        assert len((await result(call(session, "search", arguments={"query": "t"})))["results"]) == 1
+
+
+async def add(session: Session, *ids: str, **fields: Any) -> None:
+    """Store traces."""
+    for trace_id in ids:
+        await result(call(session, "add", trace={"task": f"task {trace_id}", "trace_id": trace_id, **fields}))
+
+
+async def left(session: Session) -> list[str]:
+    """Return the ids that are still stored."""
+    return [stored.trace.trace_id for stored in await everything(session.engine.store)]
+
+
+async def test_forgetting_first_says_what_it_would_do(session: Session) -> None:
+    """And does it when it is told so."""
+    await add(session, "a", "b")
+    told = await result(call(session, "forget", trace_ids=["a", "absent"]))
+    assert told == {"matched": 1, "deleted": 0, "sample": [{"trace_id": "a", "namespace": "default", "task": "task a"}]}
+    assert await left(session) == ["a", "b"]
+    assert (await result(call(session, "forget", trace_ids=["a"], dry_run=False)))["deleted"] == 1
+    assert await left(session) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("criteria", "gone"),
+    [
+        ({"namespace": "n"}, "c"),
+        ({"tags": ["x"]}, "b"),
+        ({"outcome": "failure"}, "d"),
+        ({"before": "2026-01-02"}, "e"),
+        ({"before": "2026-01-01"}, ""),
+        ({"tags": ["x"], "outcome": "failure"}, ""),
+        ({"trace_ids": ["a", "c"], "namespace": "n"}, "c"),
+    ],
+)
+async def test_forgetting_takes_what_the_filter_says_and_nothing_else(session: Session, criteria: dict[str, Any], gone: str) -> None:
+    """A time is excluded itself."""
+    await add(session, "a")
+    await add(session, "b", tags=["x", "y"])
+    await add(session, "c", namespace="n")
+    await add(session, "d", outcome="failure")
+    await add(session, "e", occurred_at="2026-01-01")
+    told = await result(call(session, "forget", **criteria, dry_run=False))
+    assert told["deleted"] == told["matched"] == len(gone)
+    assert await left(session) == [name for name in "abcde" if name not in gone]
+
+
+@pytest.mark.parametrize(
+    ("criteria", "error"),
+    [
+        ({}, "trace_ids: say what to forget: ids, or a namespace, tags, an outcome or a time"),
+        ({"trace_ids": ["a"], "tags": ["x"]}, "trace_ids: give ids or a filter, not both"),
+        ({"outcome": "won"}, "outcome: must be one of success, failure, partial, unknown, not 'won'"),
+        ({"before": "soon"}, "before: must be an RFC 3339 time such as 2026-03-01T09:30:00Z, not 'soon'"),
+        ({"trace_ids": "a"}, "trace_ids: must be a list, not a string"),
+    ],
+)
+async def test_forgetting_without_saying_clearly_what_is_refused(session: Session, criteria: dict[str, Any], error: str) -> None:
+    """Nothing is deleted."""
+    await add(session, "a")
+    with pytest.raises(InputError) as caught:
+        await result(call(session, "forget", **criteria, dry_run=False))
+    assert str(caught.value) == error
+    assert await left(session) == ["a"]
+
+
+async def test_a_misspelt_criterion_forgets_nothing(session: Session) -> None:
+    """It must not widen what is deleted."""
+    await add(session, "a")
+    with pytest.raises(TypeError, match="tag"):
+        await result(call(session, "forget", namespace="default", tag=["x"], dry_run=False))
+    assert await left(session) == ["a"]
+
+
+async def test_stats_tell_every_section_or_one(session: Session) -> None:
+    """In JSON; an unknown one is refused with those there are."""
+    await add(session, "a")
+    await settled(session.engine)
+    figures = await result(call(session, "stats"))
+    json.dumps(figures)
+    assert (figures["store"]["traces"], figures["index"]["pending"]) == (1, {"words": 0, "vectors": 0})
+    assert (figures["embedding"]["state"], figures["embedding"]["dim"]) == ("ready", TinyModel.dim)
+    assert figures["latencies"]["add_trace"]["count"] == 1
+    assert any("Tokens are estimated" in advice for advice in figures["advice"])
+    for section in figures:
+        assert set(await result(call(session, "stats", section=section))) == {section}
+    with pytest.raises(InputError, match=r"^section: must be all or one of engine, store, .*, not 'x'"):
+        await result(call(session, "stats", section="x"))
+
+
+async def test_the_doctor_finds_what_is_missing_in_an_index_and_repairs_it(session: Session, tiny: TinyModel) -> None:
+    """From the store; what was set aside is tried again, too."""
+    engine = session.engine
+    await add(session, "a", "b")
+    tiny.failing = "poison"
+    await add(session, "poison")
+    await settled(engine)
+    assert engine.vectors is not None
+    space = engine.spaces["default"]
+    engine.vectors._collection(space).delete(ids=["1-0"])
+    found = {f["what"]: f for f in (await result(call(session, "doctor")))["findings"]}
+    assert not found["index of vectors, default"]["well"]
+    assert found["index of words, default"]["well"]
+    assert found["set aside"]["found"].startswith("1 traces; poison: cannot embed")
+    tiny.failing = ""
+    found = {f["what"]: f for f in (await result(call(session, "doctor", repair=True)))["findings"]}
+    assert all(finding["well"] for finding in found.values() if finding["what"] != "disk"), found
+    assert found["index of vectors, default"]["found"] == "3 of 3 chunks"
