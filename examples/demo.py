@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from rich.console import Console
@@ -129,6 +130,8 @@ async def main() -> None:
         await retrieve(client)
         await compress(client)
         await stats(client)
+    # Your own engine stays, ready for the next client; this one has done its work.
+    await anyio.run_process([str(COMMAND), "stop"], env=environment)
     snippets()
 
 
