@@ -305,15 +305,15 @@ class Engine:
         Returns whether they are.
         """
         timeout_s = self.settings.retrieval.wait_ms / 1000
-        if (own := session.last_seq) is not None:
-            if not await self.indexer.wait(self._sinks, up_to=own, timeout_s=timeout_s):
-                return False
-            if self.retriever.deep and session.last_seq == own:
-                session.last_seq = None
         if self._searchable_seq < (latest := self._last_seq):
             if not await self.indexer.wait(("words",), up_to=latest, timeout_s=timeout_s):
                 return False
             self._searchable_seq = latest
+        if (own := session.last_seq) is not None and self.retriever.deep:
+            if not await self.indexer.wait(("vectors",), up_to=own, timeout_s=timeout_s):
+                return False
+            if session.last_seq == own:
+                session.last_seq = None
         return True
 
     @property

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 LOCK_NAME = "engine.lock"
-# Somebody who looks whether there is a holder has the lock for a moment.
-PATIENCE_S = 0.25
+# Somebody who looks whether there is a holder has the lock for a moment, and longer where the machine is busy.
+PATIENCE_S = 2.0
 
 
 class FileLock:

@@ -8,10 +8,11 @@ import re
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,11 @@ class Place:
         done = self.run("export")
         assert done.returncode == 0, done.stderr
         return {json.loads(line)["trace_id"] for line in done.stdout.splitlines()}
+
+    def stored(self) -> set[str]:
+        """Return the id of every trace in the store; no engine is needed."""
+        with closing(sqlite3.connect(f"{(self.data_dir / 'tracebank.sqlite3').as_uri()}?mode=ro", uri=True)) as db:
+            return {trace_id for (trace_id,) in db.execute("SELECT trace_id FROM traces")}
 
     def processes(self, *, engines: bool = False) -> list[int]:
         """Return all processes that have this data directory in their environment, or only the engines among them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -161,7 +160,7 @@ def test_a_lock_file_that_names_a_living_process_kills_nobody(here: Place) -> No
             assert here.run("stop").stderr == "not running\n"
             with Client(here) as client:
                 client.greet().add(mode)
-            os.kill(here.engine, signal.SIGKILL)
+            here.kill()
         assert bystander.poll() is None
         bystander.kill()
 

@@ -147,7 +147,7 @@ def test_the_end_of_input_before_an_engine_is_up_is_waited_out(here: Place) -> N
         check=True,
     )
     assert sorted(json.loads(line)["id"] for line in done.stdout.splitlines()) == [1, 2]
-    assert here.exported() == {"t"}
+    assert here.stored() == {"t"}
 
 
 def test_a_client_that_never_reads_is_nobody_elses_trouble(shared: Place) -> None:
@@ -259,7 +259,7 @@ def test_a_signal_to_the_engine_lets_it_finish_what_it_has_read(here: Place, num
         assert all(error["data"]["retry"] for error in refused)
         acknowledged = {answer["result"]["structuredContent"]["trace_id"] for answer in answers if "result" in answer}
         assert acknowledged
-        assert acknowledged <= here.exported()
+        assert acknowledged <= here.stored()
 
 
 def test_stop_does_not_wait_for_clients_that_never_stop_calling(here: Place) -> None:

@@ -133,15 +133,23 @@ def bm25(texts: dict[int, list[str]], terms: Sequence[str]) -> dict[int, float]:
 
 
 def test_scores_are_bm25_over_the_highest_that_the_question_could_reach(index: TantivyWordIndex) -> None:
-    """By definition, to the precision of a float."""
+    """By definition, to the precision of a float; a stop word between two words keeps them from being a pair."""
     rng = random.Random(5)
     texts = {row: rng.choices("kiwi plum fig pear lime nut".split(), k=rng.randint(1, 30)) for row in range(1, 50)}
     index.apply(1, [indexed(row, " ".join(words)) for row, words in texts.items()], [])
-    for question in ("kiwi", "plum fig", "nut absent", "kiwi plum fig pear lime nut"):
+    for question in ("kiwi", "plum and fig", "nut or absent", "kiwi the plum a fig and pear or lime not nut"):
         found = index.query(1, question, 100, ANYTHING)
-        assert found.traces == pytest.approx(bm25(texts, question.split()), rel=1e-4)
+        assert found.traces == pytest.approx(bm25(texts, query_terms(question)), rel=1e-4)
         assert found.chunks == pytest.approx({(row, 0): score for row, score in found.traces.items()})
         assert all(0 < score <= 1 for score in found.traces.values())
+
+
+def test_words_that_stand_together_in_the_question_are_found_together(index: TantivyWordIndex) -> None:
+    """Of two texts with the same words, the one in which they are neighbours comes first, however many there are."""
+    others = [indexed(row, f"Worker 7 handled ticket number {row}") for row in range(100, 140)]
+    index.apply(1, [*others, indexed(200, "Worker 0 handled ticket number 7")], [])
+    found = index.query(1, "ticket number 7", 100, ANYTHING).traces
+    assert max(found, key=lambda row: found[row]) == 200
 
 
 def test_scores_stay_between_0_and_1_however_much_was_updated_and_removed(index: TantivyWordIndex) -> None:
