@@ -29,9 +29,11 @@ class FileLock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
     def try_acquire(self, patience_s: float = 0.0) -> bool:
-        """Take the lock if it is free within `patience_s`. Returns whether it is ours."""
+        """Take the lock, waiting so long for those who only look at it. Returns whether it is ours."""
         give_up_at = time.monotonic() + patience_s
         while not (ours := self._lock(wait=False)) and time.monotonic() < give_up_at:
+            if sys.platform != "win32" and self.is_held():
+                return False
             time.sleep(0.01)
         return ours
 
@@ -42,7 +44,10 @@ class FileLock:
 
     def is_held(self) -> bool:
         """Return whether somebody has taken the lock. Two who look at the same moment do not see each other."""
-        return not self._lock(wait=False, shared=True)
+        if not self._lock(wait=False, shared=True):
+            return True
+        self._unlock()
+        return False
 
     def _lock(self, *, wait: bool, shared: bool = False) -> bool:
         try:
@@ -60,6 +65,16 @@ class FileLock:
         except OSError:
             return False
         return True
+
+    def _unlock(self) -> None:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(self._descriptor, msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def write(self, text: str) -> None:
         """Replace the file's text."""
