@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ import pytest
 from clients import HELLO, Client, front_with
 from places import WAIT_S, Place, wait_for_exit
 
-from tracebank import link
+from tracebank import link, locking
 from tracebank.locking import LOCK_NAME
 
 
@@ -163,6 +164,19 @@ def test_a_lock_file_that_names_a_living_process_kills_nobody(here: Place) -> No
             here.kill()
         assert bystander.poll() is None
         bystander.kill()
+
+
+def test_who_only_looks_at_the_lock_keeps_no_engine_from_taking_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fronts look whether there is an engine; on a busy machine one may be held up in the middle of that."""
+    looking = os.open(tmp_path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(locking.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+    assert locking.holder_of(tmp_path) is None
+    lock = locking.DataDirLock(tmp_path)
+    lock.acquire({"pid": 7})
+    assert locking.holder_of(tmp_path) == {"pid": 7}
+    lock.release()
+    os.close(looking)
 
 
 def test_a_socket_where_nobody_listens_is_replaced(here: Place) -> None:

@@ -157,7 +157,8 @@ def test_a_client_that_never_reads_is_nobody_elses_trouble(shared: Place) -> Non
     with Client(shared) as other:
         other.greet().add("meanwhile")
         assert other.call("retrieve", query="meanwhile")["results"]
-        assert silent.flood({"method": "tools/list"}) == 0
+        while silent.flood({"method": "tools/list"}):
+            pass
         silent.leave()
         other.call("stats", section="engine")
 
@@ -180,7 +181,7 @@ class Silent:
         return os.write(self.process.stdin.fileno(), json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
 
     def flood(self, message: dict[str, Any]) -> int:
-        """Send the message again and again, until the pipe is full and stays so. Returns how many went in."""
+        """Send the message again and again, until the pipe has been full for a while. Returns how many went in."""
         before = self._sent
         assert self.process.stdin is not None
         while select.select([], [self.process.stdin], [], 0.5)[1]:

@@ -85,7 +85,10 @@ class EngineTool(Tool):
         except (Exception, SystemExit) as error:
             # A crash: what went wrong inside stays in the log, and is nobody else's end.
             raise UnexpectedToolError(f"Error executing tool {self.name}") from error
-        return self.fn_metadata.convert_result(result) if convert_result else result
+        # What `reply` has made of a model is valid by its making; to check it again would cost more than the call.
+        if not convert_result or isinstance(result, CallToolResult):
+            return result
+        return self.fn_metadata.convert_result(result)
 
 
 def build(spec: ToolSpec) -> EngineTool:
