@@ -29,17 +29,17 @@ import os, signal, sys
 from pathlib import Path
 
 here = Path(__file__).parent
-plan = here / "sabotage.py"
+plans = sorted(here.glob("sabotage-*.py"))
 
 def die():
-    plan.unlink(missing_ok=True)  # the next engine is well
+    plans[0].unlink(missing_ok=True)  # the next engine is well, or has a plan of its own
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.orig_argv[-1:] == ["tracebank.daemon"]:
     with (here / "starts").open("a") as starts:
         starts.write(f"{os.getpid()}\\n")
-    if plan.exists():
-        exec(plan.read_text())
+    if plans:
+        exec(plans[0].read_text())
 """
 # The engine does without a model, as where its packages are broken: it is up at once, and searches by words alone.
 BROKEN = ("sentence_transformers", "chromadb")
@@ -62,13 +62,18 @@ class Place:
             env={**self.environment, **variables}, input=text, capture_output=True, encoding="utf-8", timeout=WAIT_S, check=False,
         )  # fmt: skip
 
-    def sabotage(self, code: str) -> None:
-        """Run this code in the engines that are started from now on; `die()` ends the one that calls it, and the sabotage."""
-        (self.site / "sabotage.py").write_text(code, encoding="utf-8")
+    def sabotage(self, *codes: str) -> None:
+        """Run this code in the engines that are started from now on.
+
+        `die()` ends the one that calls it; then it is the next code's turn.
+        """
+        for number, code in enumerate(codes):
+            (self.site / f"sabotage-{number}.py").write_text(code, encoding="utf-8")
 
     def make_peace(self) -> None:
         """End the sabotage."""
-        (self.site / "sabotage.py").unlink(missing_ok=True)
+        for plan in self.site.glob("sabotage-*.py"):
+            plan.unlink()
 
     @property
     def starts(self) -> list[int]:
