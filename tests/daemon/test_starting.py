@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,7 @@ def test_who_only_looks_at_the_lock_keeps_no_engine_from_taking_it(tmp_path: Pat
     """Fronts look whether there is an engine; on a busy machine one may be held up in the middle of that."""
     looking = os.open(tmp_path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
     fcntl.flock(looking, fcntl.LOCK_SH)
-    monkeypatch.setattr(locking.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+    monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
     assert locking.holder_of(tmp_path) is None
     lock = locking.DataDirLock(tmp_path)
     lock.acquire({"pid": 7})
