@@ -27,7 +27,7 @@ from mcp.server.mcpserver import MCPServer
 
 from tracebank import __version__, link
 from tracebank.engine import Engine, Session, prepare_data_dir
-from tracebank.errors import InputError, SettingsError, TracebankError
+from tracebank.errors import EngineError, InputError, SettingsError, TracebankError
 from tracebank.front import answers_path
 from tracebank.http import HttpSettings, serving
 from tracebank.operations import OPERATIONS
@@ -202,6 +202,8 @@ class Daemon:
                 await self._serve_http(request["arguments"], reading, say)
                 return
             try:
+                if request["operation"] not in OPERATIONS:
+                    raise EngineError(f"this engine ({__version__}) does not know {request['operation']!r}: end it with `tracebank stop`")
                 async for event in OPERATIONS[request["operation"]](session, **request["arguments"]):
                     await say({"event": event})
                 await say({"end": True})

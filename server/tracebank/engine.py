@@ -29,7 +29,7 @@ from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
 from tracebank.embedding import EmbeddingService, load_model, vectors_name
-from tracebank.errors import DataDirError
+from tracebank.errors import DataDirError, TracebankError
 from tracebank.index import ChromaVectorIndex, TantivyWordIndex
 from tracebank.indexer import Indexer
 from tracebank.locking import DataDirLock
@@ -222,7 +222,8 @@ class Engine:
             while isinstance(cause, BaseExceptionGroup):
                 cause = cause.exceptions[0]
             self.problems[name] = str(cause)
-            log.exception("%s has failed", name)
+            # What we raise on purpose says it all; of anything else the place is wanted.
+            log.error("%s has failed: %s", name, cause, exc_info=not isinstance(cause, TracebankError))  # noqa: TRY400 - as just said
 
     def session(self, namespace: str | None = None) -> Session:
         """Return a session for one client."""
@@ -324,7 +325,7 @@ class Engine:
         known = [name for name in query.namespaces or self.spaces if name in self.spaces]
         searched = await self._ranking(query, [self.spaces[name] for name in known])
         self._see_to_faults()
-        notes = [searched.note, "" if complete else "your latest traces are still being indexed", await self._unknown(query)]
+        notes = [searched.note, "" if complete else "your latest traces are still being indexed", await self._unknown(query, searched)]
         note = "; ".join(part for part in notes if part)
         found, end = await self._load(searched.ranking, offset, query.k)
         tokenizer = await self.tokenizer()
@@ -358,8 +359,11 @@ class Engine:
             offset += len(part)
         return found, offset
 
-    async def _unknown(self, query: Query) -> str:
-        counts = await self.store.read(traces.namespaces) if query.namespaces else {}
+    async def _unknown(self, query: Query, searched: Searched) -> str:
+        # Counting reads every trace's entry: only where a namespace is new to us, or may have been emptied.
+        if not query.namespaces or (searched.ranking and all(name in self.spaces for name in query.namespaces)):
+            return ""
+        counts = await self.store.read(traces.namespaces)
         missing = [name for name in query.namespaces if name not in counts]
         if not missing:
             return ""

@@ -62,15 +62,19 @@ def _parse_line(line: str, session: Session, namespace: str | None) -> Trace:
 
 
 async def wait_indexed(session: Session) -> Events:
-    """Yield how many index entries are pending, until all that was stored can be found, by meaning too where there is a model."""
+    """Yield how many index entries are pending, until all that is stored by now can be found, by meaning too where there is a model.
+
+    What others add meanwhile is not waited for: they may never pause.
+    """
     engine = session.engine
+    last_row = await engine.store.read(traces.last_row)
 
     def awaited() -> list[Sink]:
         meaning = engine.retriever.deep or not engine.warm.is_set()
         return [sink for sink in outbox.SINKS if sink not in engine.indexer.faults and (sink == "words" or meaning)]
 
     def pending(db: sqlite3.Connection) -> int:
-        return sum(outbox.waiting(db, sink) for sink in awaited())
+        return sum(outbox.waiting_rows(db, sink, last_row) for sink in awaited())
 
     while not engine.warm.is_set():
         yield {"pending": await engine.store.read(pending), "loading": True}

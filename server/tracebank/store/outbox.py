@@ -70,6 +70,11 @@ def waiting(db: sqlite3.Connection, sink: str, *, up_to: int | None = None) -> i
     return int(db.execute(f"SELECT count(*) FROM outbox WHERE sink = ? AND error IS NULL{where}", arguments).fetchone()[0])
 
 
+def waiting_rows(db: sqlite3.Connection, sink: str, last_row: int) -> int:
+    """Return how many entries are due for the traces up to a row, whenever they were queued (a rebuild queues anew)."""
+    return int(db.execute("SELECT count(*) FROM outbox WHERE sink = ? AND error IS NULL AND trace <= ?", (sink, last_row)).fetchone()[0])
+
+
 def is_waiting(db: sqlite3.Connection, row: int) -> bool:
     """Return whether any sink still has to index this trace, or could not."""
     return db.execute("SELECT 1 FROM outbox WHERE trace = ? LIMIT 1", (row,)).fetchone() is not None

@@ -103,6 +103,12 @@ def delete(db: sqlite3.Connection, rows: Iterable[int]) -> int:
     return deleted
 
 
+def last_row(db: sqlite3.Connection) -> int:
+    """Return the highest row that was ever given out."""
+    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'traces'").fetchone()
+    return int(found[0]) if found else 0
+
+
 def spaces_of(db: sqlite3.Connection, rows: Sequence[int]) -> list[int]:
     """Return the numbers of the namespaces that hold these traces."""
     found = db.execute("SELECT DISTINCT namespace_id FROM traces WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),))
