@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tracebank.chunking import Chunk, chunks_of
-from tracebank.embedding import Vectors
+from tracebank.embedding import Prompts, Vectors
 from tracebank.engine import Engine
 from tracebank.errors import EmbeddingError
 from tracebank.index import IndexedTrace
@@ -59,6 +59,9 @@ class TinyModel:
 
     name = "tiny"
     dim = 64
+    prompts = Prompts()
+    batch_tokens = 2_048
+    unseen_tokens = 0
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

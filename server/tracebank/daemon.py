@@ -25,7 +25,7 @@ from typing import Any
 from anyio import to_thread
 from mcp.server.mcpserver import MCPServer
 
-from tracebank import __version__, link
+from tracebank import __version__, link, memory
 from tracebank.engine import Engine, Session, prepare_data_dir
 from tracebank.errors import EngineError, InputError, SettingsError, TracebankError
 from tracebank.front import answers_path
@@ -341,6 +341,7 @@ def main() -> None:
             starter = None
 
     code = 0
+    memory.share_one_arena()
     try:
         settings = load_settings()
         prepare_data_dir(settings.data_dir)
@@ -373,6 +374,7 @@ class _StandardInput:
 def serve_one_client() -> None:
     """Serve the client on standard input and output until its input ends or a signal comes, then exit."""
     code = 0
+    memory.share_one_arena()
     try:
         settings = load_settings()
         configure_logging(settings.log_level)

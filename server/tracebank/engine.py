@@ -24,7 +24,7 @@ from typing import Any, Literal
 import uuid_utils
 from anyio import to_thread
 
-from tracebank import __version__
+from tracebank import __version__, memory
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
@@ -52,6 +52,7 @@ CACHED_RANKINGS = 200
 # Above every number of the outbox: all that somebody waits for, but no bulk work.
 EVERYTHING = 2**62
 FORGET_TIMEOUT_S = 60.0
+TRIM_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -121,12 +122,8 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         model = settings.embedding
         self.embedding = EmbeddingService(
-            lambda: load_model(
-                model.model, device=model.device, precision=model.precision, engine=model.engine,
-                directory=Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models",
-            ),
-            name=vectors_name(model.model, precision=model.precision, engine=model.engine),
-            max_batch_tokens=model.batch_tokens, cache_size=cache.query_vectors,
+            lambda: load_model(model, Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models"),
+            name=vectors_name(model), batch_tokens=model.batch_tokens, cache_bytes=cache.query_vectors_bytes,
             metrics=self.metrics, clock=time.monotonic,
         )  # fmt: skip
         self.indexer = Indexer(
@@ -173,6 +170,7 @@ class Engine:
         self.tokenizers.start()
         self.embedding.start()
         self._spawn("indexer", self.indexer.run)
+        self._spawn("memory", self._give_memory_back)
         self._spawn("meaning", self._warm_up).add_done_callback(lambda _: self.warm.set())
         try:
             yield
@@ -180,7 +178,7 @@ class Engine:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self.embedding.close()
+            await self.embedding.close()
             self.words.close()
             if self.vectors is not None:
                 self.vectors.close()
@@ -207,6 +205,15 @@ class Engine:
         self.startup.done("model", began)
         self.indexer.attach(index, model_id)
         self.retriever.attach(index, model_id)
+
+    async def _give_memory_back(self) -> None:
+        """Hand back what is free, every few seconds in which something was done."""
+        done = 0
+        while True:
+            await asyncio.sleep(TRIM_EVERY_S)
+            if (now := self.metrics.total) != done:
+                done = now
+                await to_thread.run_sync(memory.give_back)
 
     def _spawn(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._supervised(name, work), name=name)

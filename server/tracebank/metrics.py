@@ -49,6 +49,12 @@ class Metrics:
             raise
         self.observe(operation, (time.perf_counter() - started) * 1e3)
 
+    @property
+    def total(self) -> int:
+        """How many things have happened, whatever they were."""
+        with self._lock:
+            return sum(self._counts.values())
+
     def latencies(self) -> dict[str, dict[str, float]]:
         """Return count, p50, p95, p99 and max in milliseconds, by operation."""
         with self._lock:

@@ -84,6 +84,7 @@ def _embedding(engine: Engine) -> dict[str, Any]:
         "error": str(engine.embedding.error) if engine.embedding.error else None,
         "dim": engine.embedding.dim,
         "embedded_texts": counters.get("embedded_texts", 0),
+        "unseen_tokens": engine.embedding.model.unseen_tokens if engine.embedding.model else 0,
         "vectors_from_cache": counters.get("chunk_vectors_cached", 0),
     }
 

@@ -39,11 +39,17 @@ class EmbeddingSettings(_Section):
     """The model that turns text into vectors."""
 
     model: str = Field("", description="sentence-transformers model name or path; empty: the bundled all-MiniLM-L6-v2")
+    revision: str = Field("", description="branch, tag or commit of a model on the hub; empty: its newest")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
     engine: Literal["auto", "onnx", "torch"] = Field("auto", description="ONNX Runtime where the model can be exported, else torch")
     precision: Literal["auto", "int8", "fp32"] = Field("auto", description="auto: int8 where its vectors passed a check, else fp32")
     cache_dir: str = Field("", description="where exported models are kept; empty: models/ in the data directory")
-    batch_tokens: int = Field(2_048, ge=64, le=1_000_000, description="padded tokens in one batch of the model")
+    batch_tokens: int = Field(0, ge=0, le=1_000_000, description="padded tokens in one batch; 0: what suits the device")
+    query_prompt: str = Field("", max_length=2_000, description="put before a question; empty: the model's own")
+    query_prompt_name: str = Field("", description="which of the model's own prompts that is; empty: its query prompt, if any")
+    document_prompt: str = Field("", max_length=2_000, description="put before a stored text; empty: the model's own")
+    document_prompt_name: str = Field("", description="which of the model's own prompts that is; empty: its document prompt, if any")
+    truncate_dim: int = Field(0, ge=0, le=100_000, description="keep so many numbers of a Matryoshka model's vectors; 0: all")
 
 
 class IndexSettings(_Section):
@@ -76,7 +82,7 @@ class CacheSettings(_Section):
 
     results: int = Field(1_000, ge=0, le=1_000_000, description="answers kept")
     results_ttl_s: float = Field(3_600, gt=0, description="seconds that an answer is kept")
-    query_vectors: int = Field(2_000, ge=0, le=1_000_000, description="query embeddings kept")
+    query_vectors_bytes: int = Field(4_194_304, ge=0, le=2**40, description="memory for the vectors of questions")
 
 
 class TokenSettings(_Section):

@@ -8,32 +8,39 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tracebank.embedding import EmbeddingModel, load_model, vectors_name
+from tracebank.embedding import EmbeddingModel, Prompts, load_model, vectors_name
 from tracebank.embedding.export import SAMPLES, lost_leads
 from tracebank.embedding.export import export as export_here
 from tracebank.embedding.exported import ABOUT_NAME, Export, file_name, origin_of, read_about, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import SentenceTransformerModel, identity, resolve
 from tracebank.errors import ModelLoadError
+from tracebank.settings import EmbeddingSettings
 
 WORDS = "the deployment failed because our build server had no space left on its device and nobody had read the warning".split()
 TEXTS = [" ".join(WORDS[i % len(WORDS)] for i in range(start, start + n)) for start, n in enumerate((1, 3, 8, 12, 30, 60, 100, 150))]
 LEAST_COSINE = {"fp32": 0.9999, "int8": 0.985}
 
 
-def no_export(model: str, target: Path) -> None:
+def no_export(model: str, revision: str, target: Path) -> None:
     """Stands for an export that fails."""
     raise ModelLoadError(f"{target.name} cannot be made here")
 
 
-def load(directory: Path, *, model: str = "", precision: str = "auto", engine: str = "auto") -> EmbeddingModel:
+def settings_of(**values: Any) -> EmbeddingSettings:
+    """Return settings for this processor."""
+    return EmbeddingSettings(device="cpu", **values)
+
+
+def load(directory: Path, **values: Any) -> EmbeddingModel:
     """Load from a directory where no further export can be made."""
-    return load_model(model, device="cpu", precision=precision, engine=engine, directory=directory, export=no_export)
+    return load_model(settings_of(**values), directory, export=no_export)
 
 
 def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -45,7 +52,7 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the export of the bundled model, made by a child process as the engine does it."""
     directory = tmp_path_factory.mktemp("models")
-    load_model("", device="cpu", precision="auto", engine="onnx", directory=directory)
+    load_model(settings_of(engine="onnx"), directory)
     return directory
 
 
@@ -120,6 +127,30 @@ def test_a_text_longer_than_the_model_sees_is_cut_at_the_same_token(models: Path
     assert cosines(fp32.encode([beginning]), fp32.encode([beginning + " and an end that nobody sees"]))[0] > LEAST_COSINE["fp32"]
 
 
+def test_what_a_model_cannot_see_is_counted(models: Path, model: SentenceTransformerModel) -> None:
+    """In tokens beyond its 256; the two engines agree."""
+    fp32, before = load(models, precision="fp32"), model.unseen_tokens
+    texts = ["short", "word " * 254, "word " * 300, "one two " * 400]
+    for engine in (fp32, model):
+        engine.encode(texts[:2])
+    assert (fp32.unseen_tokens, model.unseen_tokens - before) == (0, 0)
+    for engine in (fp32, model):
+        engine.encode(texts)
+    assert fp32.unseen_tokens == model.unseen_tokens - before == (300 - 254) + (800 - 254)
+
+
+def test_shorter_vectors_are_beginnings_of_length_1(models: Path) -> None:
+    """They have a name of their own; more than there is cannot be had."""
+    whole, short = load(models), load(models, truncate_dim=64)
+    vectors, beginnings = short.encode(TEXTS), whole.encode(TEXTS)[:, :64]
+
+    assert (short.dim, vectors.shape) == (64, (len(TEXTS), 64))
+    np.testing.assert_allclose(vectors, beginnings / np.linalg.norm(beginnings, axis=1, keepdims=True), atol=1e-6)
+    assert short.name != whole.name
+    with pytest.raises(ModelLoadError, match=r"truncate_dim must be at most 384, .* not 385"):
+        load(models, truncate_dim=385)
+
+
 def test_the_same_batch_gives_the_same_bytes(onnx: OnnxModel) -> None:
     """No chance is involved."""
     assert onnx.encode(TEXTS).tobytes() == onnx.encode(TEXTS).tobytes()
@@ -145,7 +176,7 @@ def test_auto_is_int8_where_its_check_passed_and_else_fp32(models: Path, copied:
 def test_who_asks_for_full_precision_has_vectors_of_their_own_name(models: Path) -> None:
     """Everybody else shares one name, whichever precision it comes to."""
     auto, int8, fp32, torch = (
-        vectors_name("", precision=precision, engine=engine)
+        vectors_name(settings_of(precision=precision, engine=engine))
         for precision, engine in (("auto", "auto"), ("int8", "auto"), ("fp32", "auto"), ("auto", "torch"))
     )
 
@@ -157,8 +188,9 @@ def test_who_asks_for_full_precision_has_vectors_of_their_own_name(models: Path)
 def test_loading_an_export_imports_neither_torch_nor_transformers(models: Path) -> None:
     """In a process of its own; it also takes the memory and the seconds that they would."""
     code = (
-        "import sys; from pathlib import Path; from tracebank.embedding import load_model;"
-        f"model = load_model('', device='auto', precision='auto', engine='onnx', directory=Path({str(models)!r}));"
+        "import sys; from pathlib import Path;"
+        "from tracebank.embedding import load_model; from tracebank.settings import EmbeddingSettings;"
+        f"model = load_model(EmbeddingSettings(engine='onnx'), Path({str(models)!r}));"
         "model.encode(['a text']);"
         "print([name for name in ('torch', 'transformers', 'sentence_transformers', 'onnx') if name in sys.modules])"
     )
@@ -199,7 +231,7 @@ def test_a_graph_that_does_what_another_did_is_not_used(copied: Path) -> None:
     write_about(copied, origin_of(""), replace(about, probe={"int8": about.probe["int8"][::-1]}))
 
     with pytest.raises(ModelLoadError, match="cosine"):
-        OnnxModel.load(copied, replace(about, probe={"int8": about.probe["int8"][::-1]}), name="", precision="int8")
+        OnnxModel.load(copied, replace(about, probe={"int8": about.probe["int8"][::-1]}), name="", precision="int8", prompts=Prompts())
     assert isinstance(load(copied.parent), SentenceTransformerModel)
 
 
@@ -217,12 +249,12 @@ def test_what_is_no_transformer_is_refused_once_and_stays_on_torch(tmp_path: Pat
     SentenceTransformer(modules=[BoW(vocab=["lock", "file", "cache"])], device="cpu").save_pretrained(str(bag))
     asked: list[Path] = []
 
-    def export(model: str, target: Path) -> None:
+    def export(model: str, revision: str, target: Path) -> None:
         asked.append(target)
-        export_here(model, target)
+        export_here(model, revision, target)
 
     for _ in range(2):
-        loaded = load_model(str(bag), device="cpu", precision="auto", engine="auto", directory=tmp_path / "models", export=export)
+        loaded = load_model(settings_of(model=str(bag)), tmp_path / "models", export=export)
         assert isinstance(loaded, SentenceTransformerModel)
     assert [target.name for target in asked] == [origin_of(str(bag)).directory_name]
     assert sorted(file.name for file in asked[0].iterdir()) == [ABOUT_NAME]
@@ -235,7 +267,7 @@ def test_other_poolings_are_exported_too(tiny: str, tmp_path: Path) -> None:
     """A transformer of random weights, without a Normalize module."""
     target = tmp_path / "models" / origin_of(tiny).directory_name
     target.with_name(target.name + ".partial").mkdir(parents=True)  # left by somebody who was killed
-    about = export_here(tiny, target)
+    about = export_here(tiny, "", target)
 
     assert about.refused == ""
     assert about.pooling in tiny
@@ -251,7 +283,7 @@ def test_an_export_that_is_cut_short_leaves_nothing_to_use(how: str, tmp_path: P
     target = tmp_path / origin_of("").directory_name
     partial = target.with_name(target.name + ".partial")
     with subprocess.Popen(
-        [sys.executable, "-m", "tracebank.embedding.export", "", str(target)],
+        [sys.executable, "-m", "tracebank.embedding.export", "", "", str(target)],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as child:  # fmt: skip
         while not partial.exists() and child.poll() is None:
@@ -271,7 +303,7 @@ def test_the_child_tells_the_outcome_in_one_line_and_nothing_else(tmp_path: Path
 
     SentenceTransformer(modules=[BoW(vocab=["lock"])], device="cpu").save_pretrained(str(tmp_path / "bag"))
     with subprocess.Popen(
-        [sys.executable, "-m", "tracebank.embedding.export", str(tmp_path / "bag"), str(tmp_path / "out")],
+        [sys.executable, "-m", "tracebank.embedding.export", str(tmp_path / "bag"), "", str(tmp_path / "out")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
     ) as child:  # fmt: skip
         assert child.stdout is not None

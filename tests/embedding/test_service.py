@@ -12,29 +12,34 @@ import numpy as np
 import pytest
 from samples import WAIT_S, TinyModel, tiny_vector
 
-from tracebank.embedding import EmbeddingModel, EmbeddingService, Vectors
-from tracebank.embedding.service import CHARS_PER_TOKEN, MAX_BATCH_TEXTS, length_batches
+from tracebank.embedding import EmbeddingModel, EmbeddingService, Prompts, Vectors
+from tracebank.embedding.service import MAX_BATCH_TEXTS, next_batch
 from tracebank.errors import EmbeddingError, ModelLoadError
 from tracebank.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 
 
-def service_of(load: Callable[[], EmbeddingModel], *, max_batch_tokens: int = 2_048, cache_size: int = 100) -> EmbeddingService:
+def service_of(load: Callable[[], EmbeddingModel], *, batch_tokens: int = 2_048, cache_bytes: int = 100_000) -> EmbeddingService:
     """Return a service that is not started."""
-    return EmbeddingService(
-        load, name="tiny", max_batch_tokens=max_batch_tokens, cache_size=cache_size, metrics=Metrics(), clock=time.monotonic
-    )
+    return EmbeddingService(load, name="tiny", batch_tokens=batch_tokens, cache_bytes=cache_bytes, metrics=Metrics(), clock=time.monotonic)
 
 
 @asynccontextmanager
-async def serving(model: EmbeddingModel, *, max_batch_tokens: int = 2_048, cache_size: int = 100) -> AsyncIterator[EmbeddingService]:
+async def serving(model: EmbeddingModel, *, batch_tokens: int = 2_048, cache_bytes: int = 100_000) -> AsyncIterator[EmbeddingService]:
     """A service with a loaded model."""
-    service = service_of(lambda: model, max_batch_tokens=max_batch_tokens, cache_size=cache_size)
+    service = service_of(lambda: model, batch_tokens=batch_tokens, cache_bytes=cache_bytes)
     service.start()
     await service.loaded()
     yield service
-    await asyncio.to_thread(service.close)
+    await service.close()
+
+
+async def queued(service: EmbeddingService, *texts: str) -> None:
+    """Wait until these texts wait for their turn."""
+    async with asyncio.timeout(WAIT_S):
+        while not all(text in service._wanted for text in texts):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
 
 
 async def entered(model: TinyModel) -> None:
@@ -43,25 +48,25 @@ async def entered(model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [1, 60, 300, 100_000])
-def test_batches_are_of_like_length_and_bounded_with_their_padding(max_tokens: int) -> None:
-    """Every text is in one of them; a text that is too long alone is alone."""
-    texts = ["x" * (37 * i % 1_000) for i in range(500)]
-    batches = length_batches(texts, max_tokens=max_tokens)
-    assert sorted(i for batch in batches for i in batch) == list(range(500))
-    lengths = [len(texts[i]) for batch in batches for i in batch]
-    assert lengths == sorted(lengths)
-    for batch in batches:
-        padded = len(batch) * (max(len(texts[i]) for i in batch) // CHARS_PER_TOKEN + 2)
-        assert len(batch) == 1 or padded <= max_tokens
-        assert len(batch) <= MAX_BATCH_TEXTS
-    assert not length_batches([], max_tokens=max_tokens)
+def test_a_batch_holds_who_waits_longest_and_others_of_like_length(max_tokens: int) -> None:
+    """Bounded with its padding; a text that is too long alone is alone. Nobody nearer in length is left out."""
+    tokens = [37 * i % 500 + 1 for i in range(300)]
+    while tokens:
+        batch = next_batch(tokens, max_tokens=max_tokens)
+        assert 0 in batch
+        assert len(set(batch)) == len(batch) <= MAX_BATCH_TEXTS
+        taken = sorted(tokens[i] for i in batch)
+        assert len(batch) == 1 or len(batch) * taken[-1] <= max_tokens
+        left = [length for i, length in enumerate(tokens) if i not in set(batch)]
+        assert not [length for length in left if taken[0] < length < taken[-1]]
+        tokens = left
 
 
 async def test_vectors_come_back_in_the_order_of_their_texts() -> None:
     """Though the batches are sorted by length."""
     texts = [f"word{i} " * (i * 7 % 23 + 1) for i in range(150)]
     model = TinyModel()
-    async with serving(model, max_batch_tokens=200) as service:
+    async with serving(model, batch_tokens=200) as service:
         vectors = await service.embed_chunks(texts)
         assert vectors.shape == (150, model.dim)
         assert np.array_equal(vectors, np.stack([tiny_vector(text) for text in texts]))
@@ -72,7 +77,7 @@ async def test_vectors_come_back_in_the_order_of_their_texts() -> None:
 async def test_a_question_overtakes_bulk_work() -> None:
     """It waits for the one batch that is in work, however much is queued."""
     model = TinyModel()
-    async with serving(model, max_batch_tokens=64) as service:
+    async with serving(model, batch_tokens=64) as service:
         model.gate.clear()
         bulk = asyncio.create_task(service.embed_chunks([f"chunk {i} " * 20 for i in range(20)]))
         await entered(model)
@@ -115,33 +120,118 @@ async def test_a_question_is_embedded_once_and_then_known() -> None:
 
 
 async def test_without_a_cache_every_question_is_embedded() -> None:
-    """Capacity 0 switches it off, and the answers are the same."""
+    """A bound of 0 switches it off, and the answers are the same."""
     model = TinyModel()
-    async with serving(model, cache_size=0) as service:
+    async with serving(model, cache_bytes=0) as service:
         for _ in range(2):
             (vector,) = await service.embed_questions(["one"])
             assert np.array_equal(vector, tiny_vector("one"))
         assert model.texts == ["one", "one"]
 
 
-async def test_an_error_of_the_model_reaches_every_waiter_and_the_next_batch_is_served() -> None:
-    """Bulk work and questions alike."""
+async def test_an_error_in_one_text_is_that_texts_alone() -> None:
+    """Its batch is tried again one by one; who waits for others in it, or behind it, hears nothing of it."""
     model = TinyModel()
-    async with serving(model, max_batch_tokens=64) as service:
+    async with serving(model) as service:
         model.gate.clear()
         model.failing = "poison"
-        bulk = asyncio.create_task(service.embed_chunks(["poison"] + [f"chunk {i} " * 20 for i in range(9)]))
+        running = asyncio.create_task(service.embed_chunks(["running"]))
         await entered(model)
-        behind = asyncio.create_task(service.embed_chunks(["healthy"]))
-        questions = [asyncio.create_task(service.embed_questions([text])) for text in ("poison too", "sits beside it")]
-        await asyncio.sleep(0)
+        bulk = asyncio.create_task(service.embed_chunks(["chunk one", "poison", "chunk two"]))
+        beside = asyncio.create_task(service.embed_chunks(["beside it"]))
+        questions = [asyncio.create_task(service.embed_questions([text])) for text in ("poison too", "fine")]
+        await queued(service, "poison", "beside it", "poison too", "fine")
         model.gate.set()
-        for waiter in (bulk, *questions):
+        for waiter in (bulk, questions[0]):
             with pytest.raises(EmbeddingError, match="cannot embed 'poison'"):
                 await waiter
-        assert np.array_equal((await behind)[0], tiny_vector("healthy"))
-        assert np.array_equal((await service.embed_questions(["sits beside it"]))[0], tiny_vector("sits beside it"))
-        assert len(model.batches) == 4  # the failed rest of the bulk work was not computed for nobody
+        await running
+        assert np.array_equal((await beside)[0], tiny_vector("beside it"))
+        assert np.array_equal((await questions[1])[0], tiny_vector("fine"))
+        assert np.array_equal((await service.embed_chunks(["chunk one"]))[0], tiny_vector("chunk one"))
+
+
+async def test_a_text_that_several_want_is_embedded_once() -> None:
+    """Twice in one call, in the calls of two, and by one who asks while it is in work."""
+    model = TinyModel()
+    async with serving(model) as service:
+        model.gate.clear()
+        running = asyncio.create_task(service.embed_chunks(["in work"]))
+        await entered(model)
+        others = [
+            asyncio.create_task(service.embed_chunks(["in work", "twice", "twice"])),
+            asyncio.create_task(service.embed_chunks(["twice"])),
+            asyncio.create_task(service.embed_questions(["in work"])),
+        ]
+        await queued(service, "twice")
+        model.gate.set()
+        first, second, _ = await asyncio.gather(*others)
+        await running
+        assert np.array_equal(first, np.stack([tiny_vector(text) for text in ("in work", "twice", "twice")]))
+        assert np.array_equal(second[0], first[2])
+        assert sorted(model.texts) == ["in work", "twice"]
+
+
+async def test_a_question_that_is_also_a_document_in_the_queue_goes_ahead_with_it() -> None:
+    """And is not computed again in the document's turn."""
+    model = TinyModel()
+    async with serving(model, batch_tokens=64) as service:
+        model.gate.clear()
+        bulk = asyncio.create_task(service.embed_chunks([f"chunk {i} " * 20 for i in range(20)] + ["both"]))
+        await entered(model)
+        question = asyncio.create_task(service.embed_questions(["both"]))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await question
+        assert model.batches[1] == ["both"]
+        await bulk
+        assert model.texts.count("both") == 1
+
+
+async def test_prompts_go_before_the_texts_and_keep_questions_and_documents_apart() -> None:
+    """The same words are then two texts."""
+    model = TinyModel()
+    model.prompts = Prompts(question="query: ", document="text: ")
+    async with serving(model) as service:
+        (question,) = await service.embed_questions(["words"])
+        (document,) = await service.embed_chunks(["words"])
+        assert np.array_equal(question, tiny_vector("query: words"))
+        assert np.array_equal(document, tiny_vector("text: words"))
+
+
+async def test_who_brings_too_much_waits_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue never holds more than its bound, everything is embedded, and a question still goes ahead."""
+    monkeypatch.setattr("tracebank.embedding.service.MAX_WAITING_TEXTS", 10)
+    model = TinyModel()
+    async with serving(model, batch_tokens=64) as service:
+        model.gate.clear()
+        callers = [asyncio.create_task(service.embed_chunks([f"text {caller} {i}" for i in range(40)])) for caller in range(3)]
+        await entered(model)
+        question = asyncio.create_task(service.embed_questions(["what now?"]))
+        await queued(service, "what now?")
+        assert len(service._documents) <= 10
+        model.gate.set()
+        await question
+        assert model.batches[1] == ["what now?"]
+        for caller, vectors in enumerate(await asyncio.gather(*callers)):
+            assert np.array_equal(vectors, np.stack([tiny_vector(f"text {caller} {i}") for i in range(40)]))
+
+
+async def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
+    """Its caller was cancelled while it was in the queue."""
+    model = TinyModel()
+    async with serving(model) as service:
+        model.gate.clear()
+        running = asyncio.create_task(service.embed_chunks(["running"]))
+        await entered(model)
+        left = asyncio.create_task(service.embed_chunks(["left alone", "common"]))
+        kept = asyncio.create_task(service.embed_chunks(["common"]))
+        await queued(service, "left alone", "common")
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        model.gate.set()
+        await asyncio.gather(running, kept)
+        assert model.texts == ["running", "common"]
 
 
 class Broken(TinyModel):
@@ -187,23 +277,19 @@ async def test_a_cancelled_caller_does_not_disturb_the_others() -> None:
         assert np.array_equal((await kept)[0], tiny_vector("kept"))
 
 
-async def test_closing_settles_everybody_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closing_settles_everybody_who_waits() -> None:
     """The batch in work is finished; the rest hear that the engine shuts down, and so does who comes later."""
     model = TinyModel()
-    async with serving(model, max_batch_tokens=64) as service:
+    async with serving(model, batch_tokens=64) as service:
         model.gate.clear()
         in_work = asyncio.create_task(service.embed_questions(["in work"]))
         await entered(model)
         waiting = [asyncio.create_task(service.embed_questions(["late"])), asyncio.create_task(service.embed_chunks(["later"]))]
+        await queued(service, "late", "later")
+        closing = asyncio.create_task(service.close())
         await asyncio.sleep(0)
-        join = service._thread.join
-
-        def join_after_opening_the_gate() -> None:
-            model.gate.set()
-            join()
-
-        monkeypatch.setattr(service._thread, "join", join_after_opening_the_gate)
-        await asyncio.to_thread(service.close)
+        model.gate.set()
+        await closing
         assert np.array_equal((await in_work)[0], tiny_vector("in work"))
         for waiter in waiting:
             with pytest.raises(EmbeddingError, match="shutting down"):
@@ -238,7 +324,7 @@ async def test_work_that_comes_before_the_model_waits_for_it() -> None:
     load.arrived.set()
     assert np.array_equal((await question)[0], tiny_vector("early"))
     assert (service.ready, service.dim, service.error) == (True, 64, None)
-    await asyncio.to_thread(service.close)
+    await service.close()
 
 
 @pytest.mark.parametrize("failure", [ModelLoadError("no such model"), RuntimeError("no such model"), BaseException("no such model")])
@@ -255,7 +341,7 @@ async def test_a_model_that_cannot_be_loaded_is_told_to_everybody(failure: BaseE
             await waiter
     assert not service.ready
     assert isinstance(service.error, ModelLoadError)
-    service.close()
+    await service.close()
 
 
 async def test_who_stops_waiting_for_the_model_does_not_stop_it_loading() -> None:
@@ -270,7 +356,7 @@ async def test_who_stops_waiting_for_the_model_does_not_stop_it_loading() -> Non
     load.arrived.set()
     await service.loaded()
     assert service.ready
-    await asyncio.to_thread(service.close)
+    await service.close()
 
 
 async def test_closing_while_the_model_loads_settles_who_waits_at_once() -> None:
@@ -278,12 +364,11 @@ async def test_closing_while_the_model_loads_settles_who_waits_at_once() -> None
     load = SlowLoad()
     service = service_of(load)
     service.start()
-    waiter = asyncio.create_task(service.embed_questions(["early"]))
+    waiters = [asyncio.create_task(service.embed_questions(["early"])), asyncio.create_task(service.loaded())]
     await asyncio.sleep(0)
-    service.close()
-    with pytest.raises(EmbeddingError, match="shutting down"):
-        await waiter
+    await service.close()
+    for waiter in waiters:
+        with pytest.raises(EmbeddingError, match="shutting down"):
+            await waiter
     load.arrived.set()
-    await service.loaded()
-    await asyncio.to_thread(service._thread.join, WAIT_S)
     assert load.model.batches == []

@@ -115,7 +115,7 @@ async def rig(
     store = Store.open(directory / "store.sqlite3")
     word_index = words(TantivyWordIndex(directory / "words"))
     vector_index = vectors_(ChromaVectorIndex(directory / "vectors", model="tiny"))
-    embedding = EmbeddingService(lambda: model, name="tiny", max_batch_tokens=2_048, cache_size=10, metrics=metrics, clock=time.monotonic)
+    embedding = EmbeddingService(lambda: model, name="tiny", batch_tokens=2_048, cache_bytes=100_000, metrics=metrics, clock=time.monotonic)
     embedding.start()
     await embedding.loaded()
     indexer = Indexer(
@@ -137,7 +137,7 @@ async def rig(
         model.gate.set()
         made.running.cancel()
         await asyncio.gather(made.running, return_exceptions=True)
-        await asyncio.to_thread(embedding.close)
+        await embedding.close()
         for closable in (word_index, vector_index, store):
             closable.close()
 

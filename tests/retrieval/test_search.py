@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -94,7 +93,9 @@ async def library(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lib
     store = Store.open(directory / "store.sqlite3")
     words, index = TantivyWordIndex(directory / "words"), ChromaVectorIndex(directory / "vectors", model="tiny")
     model, rng = TinyModel(), random.Random(11)
-    embedding = EmbeddingService(lambda: model, name="tiny", max_batch_tokens=2_048, cache_size=10, metrics=Metrics(), clock=time.monotonic)
+    embedding = EmbeddingService(
+        lambda: model, name="tiny", batch_tokens=2_048, cache_bytes=100_000, metrics=Metrics(), clock=time.monotonic
+    )
     embedding.start()
     await embedding.loaded()
     model_id = await store.write(lambda db: vectors.model_id(db, "tiny"))
@@ -115,7 +116,7 @@ async def library(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lib
         kept = {text_hash(c.text): tiny_vector(c.text) for value in values for c in cut(value)}
         await store.write(lambda db, kept=kept: vectors.put(db, model_id, kept))
     yield Library(store, words, index, embedding, model, model_id, spaces)
-    await asyncio.to_thread(embedding.close)
+    await embedding.close()
     for opened in (words, index, store):
         opened.close()
 
@@ -215,7 +216,7 @@ async def test_without_the_model_words_answer_and_the_note_says_why(library: Lib
     def fail() -> TinyModel:
         raise ModelLoadError("no such model")
 
-    broken = EmbeddingService(fail, name="none", max_batch_tokens=64, cache_size=1, metrics=Metrics(), clock=time.monotonic)
+    broken = EmbeddingService(fail, name="none", batch_tokens=64, cache_bytes=0, metrics=Metrics(), clock=time.monotonic)
     broken.start()
     with pytest.raises(ModelLoadError):
         await broken.loaded()
@@ -223,7 +224,7 @@ async def test_without_the_model_words_answer_and_the_note_says_why(library: Lib
     searched = await retriever.search(QUESTIONS[:1], [1], Filters())
     assert (searched.dense, searched.note) == (False, "meaning is off: no such model")
     assert searched.ranking
-    broken.close()
+    await broken.close()
 
 
 async def test_a_question_that_cannot_be_embedded_is_answered_by_words(library: Library) -> None:

@@ -1,7 +1,7 @@
 """Turning text into vectors: the model behind a small contract, and the queue that everybody shares."""
 
-from tracebank.embedding.base import EmbeddingModel, Vectors
+from tracebank.embedding.base import EmbeddingModel, Prompts, Vectors
 from tracebank.embedding.loading import load_model, vectors_name
 from tracebank.embedding.service import EmbeddingService
 
-__all__ = ["EmbeddingModel", "EmbeddingService", "Vectors", "load_model", "vectors_name"]
+__all__ = ["EmbeddingModel", "EmbeddingService", "Prompts", "Vectors", "load_model", "vectors_name"]

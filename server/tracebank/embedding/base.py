@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
+
+# On a processor more texts at a time are not faster, only larger, and let a question wait for longer.
+CPU_BATCH_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What a model wants to read before a question, and before a text that may answer one."""
+
+    question: str = ""
+    document: str = ""
 
 
 class EmbeddingModel(Protocol):
@@ -21,6 +33,18 @@ class EmbeddingModel(Protocol):
     @property
     def dim(self) -> int:
         """The length of a vector."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """What goes before a text."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens, with their padding, it computes at a time at its best."""
+
+    @property
+    def unseen_tokens(self) -> int:
+        """How many tokens of all texts so far were beyond what it can see."""
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return float32 [len(texts), dim], rows of length 1. Raises: EmbeddingError."""

@@ -1,6 +1,6 @@
 """Exporting a sentence-transformers model to ONNX, in a process of its own so that torch's memory goes back.
 
-    python -m tracebank.embedding.export MODEL DIRECTORY
+    python -m tracebank.embedding.export MODEL REVISION DIRECTORY
 
 Prints one line of JSON: {"refused": reason or "", "cosine": {precision: mean}, "seconds": …}. It ends when its standard
 input does.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tracebank.embedding.base import Vectors
+from tracebank.embedding.base import Prompts, Vectors
 from tracebank.embedding.exported import TOKENIZER_NAME, Export, Origin, file_name, origin_of, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import resolve
@@ -71,17 +71,17 @@ class Refused(Exception):
     """The model cannot be exported and stays on torch; the message says why."""
 
 
-def export(model: str, directory: Path) -> Export:
+def export(model: str, revision: str, directory: Path) -> Export:
     """Export a model into a directory, which appears when it is complete; a refusal is written there, too.
 
     Raises: whatever the libraries raise.
     """
-    origin = origin_of(model)
+    origin = origin_of(model, revision)
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of somebody who was killed
     partial.mkdir(parents=True)
     try:
-        about = _export_into(partial, model, origin)
+        about = _export_into(partial, model, revision, origin)
         write_about(partial, origin, about)
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
@@ -90,30 +90,31 @@ def export(model: str, directory: Path) -> Export:
     return about
 
 
-def _export_into(directory: Path, model: str, origin: Origin) -> Export:
-    original = _load(model)
+def _export_into(directory: Path, model: str, revision: str, origin: Origin) -> Export:
+    original = _load(model, revision)
     accelerator = _accelerator() if origin.accelerator_possible else ""
     try:
         pooling = _pooling_of(original)
         about = _about(original, pooling, accelerator)
         _write_graph(original, pooling, directory / file_name("fp32"))
         _quantise(directory, origin)
-        about = _checked(directory, about, np.asarray(original.encode(list(SAMPLES), normalize_embeddings=True), np.float32))
+        about = _checked(directory, about, np.asarray(original.encode(list(SAMPLES), prompt="", normalize_embeddings=True), np.float32))
     except Refused as reason:
         for file in directory.iterdir():
             file.unlink()
         return Export(
-            refused=str(reason), accelerator=accelerator, max_seq_length=None, dim=0, pooling="", prompt="", lower_case=False,
+            refused=str(reason), accelerator=accelerator, max_seq_length=None, dim=0, pooling="", prompts={}, default_prompt_name=None,
             pad_id=0, pad_token="", cosine={}, probe_text="", probe={},
         )  # fmt: skip
     return about
 
 
-def _load(model: str) -> SentenceTransformer:
+def _load(model: str, revision: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     # Only attention written out as matrix products is recognised and fused.
-    return SentenceTransformer(resolve(model), device="cpu", model_kwargs={"attn_implementation": "eager", "dtype": "float32"}).eval()
+    options = {"attn_implementation": "eager", "dtype": "float32"}
+    return SentenceTransformer(resolve(model), revision=revision or None, device="cpu", model_kwargs=options).eval()
 
 
 def _accelerator() -> str:
@@ -131,7 +132,7 @@ def _pooling_of(model: SentenceTransformer) -> str:
     pooling = cast(Any, model[1])
     if pooling.pooling_mode not in POOLINGS:
         raise Refused(f"its pooling is {pooling.pooling_mode!r}, not one of {', '.join(POOLINGS)}")
-    if not pooling.include_prompt and model.default_prompt_name:
+    if not pooling.include_prompt and any(model.prompts.values()):
         raise Refused("its pooling leaves out the prompt")
     if model.truncate_dim is not None:
         raise Refused(f"its vectors are cut to {model.truncate_dim} dimensions")
@@ -147,10 +148,10 @@ def _about(model: SentenceTransformer, pooling: str, accelerator: str) -> Export
         raise Refused("its tokenizer has no fast form")
     if tokenizer.padding_side != "right" or tokenizer.truncation_side != "right":
         raise Refused("its tokenizer pads or cuts on the left")
-    prompt = model.prompts.get(model.default_prompt_name or "", "") if model.default_prompt_name else ""
     return Export(
         refused="", accelerator=accelerator, max_seq_length=transformer.max_seq_length, dim=int(model.get_embedding_dimension() or 0),
-        pooling=pooling, prompt=prompt or "", lower_case=False, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token,
+        pooling=pooling, prompts={name: prompt or "" for name, prompt in model.prompts.items()},
+        default_prompt_name=model.default_prompt_name, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token,
         cosine={}, probe_text=PROBE, probe={},
     )  # fmt: skip
 
@@ -222,7 +223,7 @@ def _checked(directory: Path, about: Export, expected: Vectors) -> Export:
     probe: dict[str, list[float]] = {}
     failures: list[str] = []
     for precision, (least_cosine, lead) in CHECKS.items():
-        model = OnnxModel.load(directory, about, name="", precision=precision)
+        model = OnnxModel.load(directory, about, name="", precision=precision, prompts=Prompts())
         # One batch, so that all but the longest are padded.
         vectors = model.encode(SAMPLES)
         mean = float(np.mean(np.sum(vectors * expected, axis=1)))
@@ -259,7 +260,7 @@ def _end_with_parent() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Export, and tell the outcome in one line on standard output; everything else that prints goes to standard error."""
-    model, directory = arguments
+    model, revision, directory = arguments
     answer = os.dup(1)
     os.dup2(2, 1)
     _end_with_parent()
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings.simplefilter("ignore")
     logging.disable()
     began = time.perf_counter()
-    about = export(model, Path(directory))
+    about = export(model, revision, Path(directory))
     outcome = {"refused": about.refused, "cosine": about.cosine, "seconds": round(time.perf_counter() - began, 1)}
     os.write(answer, json.dumps(outcome).encode() + b"\n")
     return 0

@@ -15,8 +15,8 @@ from tracebank.embedding.sentence import identity
 
 ABOUT_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer.json"
-# 1: pooling and normalisation inside the graph.
-FORMAT = 1
+# 1: pooling and normalisation inside the graph. 2: all prompts of the model.
+FORMAT = 2
 PACKAGES = ("onnx", "onnxruntime", "sentence-transformers", "torch")
 # Those that decide how int8 is computed, hence how it has to be quantised.
 CPU_FLAGS = ("asimddp", "avx2", "avx512_vnni", "avx512f", "avx_vnni", "i8mm")
@@ -53,8 +53,8 @@ class Export:
     max_seq_length: int | None
     dim: int
     pooling: str
-    prompt: str
-    lower_case: bool
+    prompts: dict[str, str]
+    default_prompt_name: str | None
     pad_id: int
     pad_token: str
     cosine: dict[str, float]
@@ -67,10 +67,10 @@ def file_name(precision: str) -> str:
     return f"{precision}.onnx"
 
 
-def origin_of(model: str) -> Origin:
+def origin_of(model: str, revision: str = "") -> Origin:
     """Return what an export of this model, made here and now, depends on. Imports nothing heavy."""
     return Origin(
-        model=identity(model),
+        model=identity(model, revision),
         versions=tuple(f"{package} {_version(package)}" for package in PACKAGES),
         cpu=(platform.machine(), *_cpu_flags()),
         accelerator_possible=NVIDIA_DRIVER.exists() or (sys.platform == "darwin" and platform.machine() == "arm64"),

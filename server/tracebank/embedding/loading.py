@@ -8,46 +8,70 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 from tracebank.embedding.base import EmbeddingModel
 from tracebank.embedding.exported import Export, Origin, origin_of, read_about
+from tracebank.embedding.matryoshka import MatryoshkaModel
+from tracebank.embedding.prompts import choose_prompts
 from tracebank.embedding.sentence import SentenceTransformerModel, identity
 from tracebank.errors import ModelLoadError
 from tracebank.locking import FileLock
+from tracebank.settings import EmbeddingSettings
 
 log = logging.getLogger(__name__)
 
 # A large model on a slow disk; the bundled one takes 12 s.
 EXPORT_TIMEOUT_S = 600.0
-ExportTo = Callable[[str, Path], None]
+# From a model's name and revision to the files in a directory.
+ExportTo = Callable[[str, str, Path], None]
 
 
-def vectors_name(model: str, *, precision: str, engine: str) -> str:
+def vectors_name(settings: EmbeddingSettings) -> str:
     """Return what tells this model's vectors from any other's, without loading it.
 
     Only who asks for full precision gets vectors of their own. Under `auto` the choice falls when the model is loaded,
     after caches and indexes were opened by this name, and it can change with the processor; int8 agrees with fp32 at
     cosine 0.99, and one index may hold both.
     """
-    return identity(model) + ("+fp32" if precision == "fp32" or engine == "torch" else "")
+    full = settings.precision == "fp32" or settings.engine == "torch"
+    prompts = (settings.query_prompt, settings.query_prompt_name, settings.document_prompt, settings.document_prompt_name)
+    return "".join((
+        identity(settings.model, settings.revision),
+        "+fp32" if full else "",
+        f"+dim{settings.truncate_dim}" if settings.truncate_dim else "",
+        f"+prompts-{blake2b(repr(prompts).encode(), digest_size=4).hexdigest()}" if any(prompts) else "",
+    ))  # fmt: skip
 
 
-def load_model(model: str, *, device: str, precision: str, engine: str, directory: Path, export: ExportTo | None = None) -> EmbeddingModel:
+def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | None = None) -> EmbeddingModel:
     """Load a model from its export under `directory`, which is made first where there is none; else on torch.
 
     Blocks: for less than a second with an export, for half a minute without.
     Raises: ModelLoadError; with engine "onnx" also where torch could have served.
     """
-    name = vectors_name(model, precision=precision, engine=engine)
-    if engine == "torch" or (engine == "auto" and device not in ("auto", "cpu")):
-        return SentenceTransformerModel.load(model, device=device, name=name)
+    loaded = _load_whole(settings, directory, export or export_in_child)
+    return MatryoshkaModel(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
+
+
+def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) -> EmbeddingModel:
+    name = vectors_name(settings)
+
+    def on_torch() -> EmbeddingModel:
+        return SentenceTransformerModel.load(
+            settings.model, revision=settings.revision, device=settings.device, name=name, choose=partial(choose_prompts, settings)
+        )
+
+    if settings.engine == "torch" or (settings.engine == "auto" and settings.device not in ("auto", "cpu")):
+        return on_torch()
     try:
-        return _load_exported(model, name, device=device, precision=precision, directory=directory, export=export or export_in_child)
+        return _load_exported(settings, name, directory, export)
     except (ModelLoadError, OSError, _TorchIsBetter) as error:
-        if engine == "onnx":
+        if settings.engine == "onnx":
             raise ModelLoadError(f"{error} (embedding.engine = 'auto' would use torch)") from error
-        loaded = SentenceTransformerModel.load(model, device=device, name=name)
+        loaded = on_torch()
         # Only now: a model that torch cannot load either is one fault, not two.
         log.log(logging.INFO if isinstance(error, _TorchIsBetter) else logging.WARNING, "the model runs on torch: %s", error)
         return loaded
@@ -57,31 +81,34 @@ class _TorchIsBetter(Exception):
     """The export says so itself."""
 
 
-def _load_exported(model: str, name: str, *, device: str, precision: str, directory: Path, export: ExportTo) -> EmbeddingModel:
-    origin = origin_of(model)
+def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, export: ExportTo) -> EmbeddingModel:
+    origin = origin_of(settings.model, settings.revision)
     target = directory / origin.directory_name
     about = read_about(target, origin)
     if about is not None:
         try:
-            return _open(target, about, name, device=device, precision=precision)
+            return _open(target, about, name, settings)
         except ModelLoadError as error:
             log.warning("%s: it is exported again", error)
-    return _open(target, _exported(model, origin, target, export, stale=about is not None), name, device=device, precision=precision)
+    return _open(target, _exported(settings, origin, target, export, stale=about is not None), name, settings)
 
 
-def _open(target: Path, about: Export, name: str, *, device: str, precision: str) -> EmbeddingModel:
+def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> EmbeddingModel:
     if about.refused:
         raise _TorchIsBetter(about.refused)
-    if about.accelerator and device == "auto":
+    if about.accelerator and settings.device == "auto":
         raise _TorchIsBetter(f"it sees {about.accelerator}")
     from tracebank.embedding.onnx import OnnxModel  # 60 MB, not needed on torch
 
-    if precision != "fp32" and "int8" not in about.cosine:
+    small = settings.precision != "fp32"
+    if small and "int8" not in about.cosine:
         log.info("int8 has not passed its check: fp32 is used")
-    return OnnxModel.load(target, about, name=name, precision="int8" if precision != "fp32" and "int8" in about.cosine else "fp32")
+    precision = "int8" if small and "int8" in about.cosine else "fp32"
+    prompts = choose_prompts(settings, about.prompts, about.default_prompt_name)
+    return OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
 
 
-def _exported(model: str, origin: Origin, target: Path, export: ExportTo, *, stale: bool) -> Export:
+def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export: ExportTo, *, stale: bool) -> Export:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(target.with_name(target.name + ".lock"))
     try:
@@ -91,19 +118,19 @@ def _exported(model: str, origin: Origin, target: Path, export: ExportTo, *, sta
             lock.wait()
         about = read_about(target, origin)
         if about is None or (stale and alone):
-            export(model, target)
+            export(settings.model, settings.revision, target)
             about = read_about(target, origin)
     finally:
         lock.close()
     if about is None:
-        raise ModelLoadError(f"the export of {model or 'the bundled model'} left nothing usable in {target}")
+        raise ModelLoadError(f"the export of {settings.model or 'the bundled model'} left nothing usable in {target}")
     return about
 
 
-def export_in_child(model: str, target: Path) -> None:
+def export_in_child(model: str, revision: str, target: Path) -> None:
     """Export in a process of its own, which ends when this one does. Raises: ModelLoadError."""
     # -P: a file of the same name where the engine was started is not what is meant.
-    command = [sys.executable, "-P", "-m", "tracebank.embedding.export", model, str(target)]
+    command = [sys.executable, "-P", "-m", "tracebank.embedding.export", model, revision, str(target)]
     watched, held = os.pipe()
     try:
         done = subprocess.run(  # noqa: S603 - our own module

@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from tracebank.embedding.base import Vectors
+from tracebank import memory
+from tracebank.embedding.base import CPU_BATCH_TOKENS, Prompts, Vectors
 from tracebank.embedding.exported import TOKENIZER_NAME, Export, file_name
-from tracebank.embedding.sentence import TEXTS_BETWEEN_TRIMS, give_memory_back
 from tracebank.errors import EmbeddingError, ModelLoadError
 
 # A batch of a small model is too little work to be shared by more.
@@ -30,27 +30,31 @@ def intra_op_threads() -> int:
 class OnnxModel:
     """An `EmbeddingModel` on ONNX Runtime; pooling and normalisation are part of the graph."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, export: Export, *, name: str, precision: str) -> None:
-        self.name, self.dim, self.precision = name, export.dim, precision
-        self._session, self._tokenizer, self._export = session, tokenizer, export
+    batch_tokens = CPU_BATCH_TOKENS
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, *, name: str, dim: int, precision: str, prompts: Prompts
+    ) -> None:
+        self.name, self.dim, self.precision, self.prompts = name, dim, precision, prompts
+        self.unseen_tokens = 0
+        self._session, self._tokenizer = session, tokenizer
         self._inputs = [node.name for node in session.get_inputs()]
-        self._encoded = 0
 
     @classmethod
-    def load(cls, directory: Path, export: Export, *, name: str, precision: str) -> OnnxModel:
+    def load(cls, directory: Path, export: Export, *, name: str, precision: str, prompts: Prompts) -> OnnxModel:
         """Load an export. Raises: ModelLoadError, also where it no longer does what it did when it was made."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             model = cls(
                 onnxruntime.InferenceSession(directory / file_name(precision), _options(), providers=["CPUExecutionProvider"]),
                 _tokenizer(directory / TOKENIZER_NAME, export),
-                export, name=name, precision=precision,
+                name=name, dim=export.dim, precision=precision, prompts=prompts,
             )  # fmt: skip
             if precision in export.probe:
                 model.check(export.probe_text, np.asarray(export.probe[precision], np.float32))
         except Exception as error:  # ONNX Runtime and tokenizers raise a kind for each of their faults
             raise ModelLoadError(f"the exported model in {directory} cannot be used: {error}") from error
-        give_memory_back()  # reading the files took as much again
+        memory.give_back()  # reading the files took as much again
         return model
 
     def check(self, text: str, expected: Vectors) -> None:
@@ -64,10 +68,6 @@ class OnnxModel:
         """Return unit vectors of the texts."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        self._encoded += len(texts)
-        if self._encoded >= TEXTS_BETWEEN_TRIMS:
-            self._encoded = 0
-            give_memory_back()
         try:
             vectors: Vectors = self._session.run(None, self._feed(texts))[0]
         except Exception as error:  # as above
@@ -75,8 +75,9 @@ class OnnxModel:
         return vectors
 
     def _feed(self, texts: Sequence[str]) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-        prompt, lower = self._export.prompt, self._export.lower_case
-        encodings = self._tokenizer.encode_batch_fast([prompt + (text.lower() if lower else text) for text in texts])
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        # What was cut off is no special token and no padding.
+        self.unseen_tokens += sum(cut.special_tokens_mask.count(0) for encoding in encodings for cut in encoding.overflowing)
         rows = {
             "input_ids": lambda: [encoding.ids for encoding in encodings],
             "attention_mask": lambda: [encoding.attention_mask for encoding in encodings],

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracebank.embedding.base import Vectors
+from tracebank.embedding.base import CPU_BATCH_TOKENS, Prompts, Vectors
 from tracebank.errors import EmbeddingError, ModelLoadError
 
-# Trimming takes a few milliseconds, embedding this many texts a few seconds.
-TEXTS_BETWEEN_TRIMS = 128
+# An accelerator is fed by large batches.
+ACCELERATOR_BATCH_TOKENS = 16_384
+# No token of a model's vocabulary stands for fewer characters: what is shorter need not be counted.
+LEAST_CHARS_PER_TOKEN = 1
+
+# From the model's own prompts and the name of its default to those to use.
+ChoosePrompts = Callable[[Mapping[str, str], str | None], Prompts]
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+def no_prompts(own: Mapping[str, str], default_name: str | None) -> Prompts:
+    """Choose none."""
+    return Prompts()
 
 
 def resolve(model: str) -> str:
@@ -30,15 +39,15 @@ def resolve(model: str) -> str:
     return str(get_model_path())
 
 
-def identity(model: str) -> str:
+def identity(model: str, revision: str = "") -> str:
     """Return a name that changes when the model's vectors may change, without loading it.
 
     For a directory that is its name with a digest of its configuration and the size of its weights, so that the
-    same files at another place are the same model; a name on the hub stands for itself.
+    same files at another place are the same model; a name on the hub stands for itself, with its revision.
     """
     directory = Path(resolve(model))
     if not directory.is_dir():
-        return model
+        return f"{model}@{revision}" if revision else model
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(directory.rglob("*")):
         if file.suffix == ".json":
@@ -48,31 +57,20 @@ def identity(model: str) -> str:
     return f"{'all-MiniLM-L6-v2' if not model else directory.name}@{digest.hexdigest()}"
 
 
-def give_memory_back() -> None:
-    """Hand freed memory back to the system.
-
-    Batches of ever different shapes leave holes that glibc keeps: in an import the process grew from 490 MB to 1.8 GB,
-    and with this it stays at 540. Elsewhere there is no such call, and nothing is done.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
 class SentenceTransformerModel:
-    """An `EmbeddingModel` on torch."""
+    """An `EmbeddingModel` on torch; on an accelerator in half precision."""
 
-    def __init__(self, model: SentenceTransformer, name: str) -> None:
+    def __init__(self, model: SentenceTransformer, name: str, prompts: Prompts) -> None:
         self._model = model
-        self.name = name
+        self.name, self.prompts = name, prompts
         self.dim = int(model.get_embedding_dimension() or 0)
-        self._encoded = 0
+        self.unseen_tokens = 0
+        self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
 
     @classmethod
-    def load(cls, model: str, *, device: str, name: str = "") -> SentenceTransformerModel:
+    def load(
+        cls, model: str, *, device: str, revision: str = "", name: str = "", choose: ChoosePrompts = no_prompts
+    ) -> SentenceTransformerModel:
         """Load a model; this takes seconds and blocks. Without a name it has its identity. Raises: ModelLoadError."""
         path = resolve(model)
         if Path(path).is_dir():
@@ -84,20 +82,35 @@ class SentenceTransformerModel:
             from transformers.utils import logging
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            loaded = SentenceTransformer(path, device=None if device == "auto" else device)
+            loaded = SentenceTransformer(path, revision=revision or None, device=None if device == "auto" else device)
+            if loaded.device.type != "cpu":
+                loaded.half()
             loaded.encode("warm up", show_progress_bar=False)
         except Exception as error:  # a model can fail in as many ways as there are models
             raise ModelLoadError(f"the embedding model {model or 'all-MiniLM-L6-v2'} could not be loaded: {error}") from error
-        return cls(loaded, name or identity(model))
+        return cls(
+            loaded,
+            name or identity(model, revision),
+            choose({name: prompt or "" for name, prompt in loaded.prompts.items()}, loaded.default_prompt_name),
+        )
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of the texts."""
-        self._encoded += len(texts)
-        if self._encoded >= TEXTS_BETWEEN_TRIMS:
-            self._encoded = 0
-            give_memory_back()
         try:
-            vectors = self._model.encode(list(texts), batch_size=max(1, len(texts)), normalize_embeddings=True, show_progress_bar=False)
+            self._count_unseen(texts)
+            # No prompt of the model's own: the texts come with theirs.
+            vectors = self._model.encode(
+                list(texts), prompt="", batch_size=max(1, len(texts)), normalize_embeddings=True, show_progress_bar=False
+            )
         except Exception as error:  # as above
             raise EmbeddingError(f"{len(texts)} texts could not be embedded: {error}") from error
         return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _count_unseen(self, texts: Sequence[str]) -> None:
+        limit = self._model.max_seq_length
+        if limit is None:
+            return
+        long = [text for text in texts if len(text) > limit * LEAST_CHARS_PER_TOKEN]
+        if long:
+            tokens = self._model.tokenizer(long, truncation=False, verbose=False)["input_ids"]
+            self.unseen_tokens += sum(max(0, len(ids) - limit) for ids in tokens)

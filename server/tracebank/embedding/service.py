@@ -1,207 +1,290 @@
 """One queue in front of the model, shared by all callers.
 
-Questions go before bulk work and share a batch with each other; bulk work is cut into batches of texts of like
-length, bounded by their padded size, so that a question waits for one small batch at most. The model loads in the
-background; until it is there, nothing waits for it.
+Questions go before documents and share a batch with each other; documents are put together by length, whoever
+they come from, in batches so small that a question waits for a few milliseconds at most. A text that several callers
+want is embedded once. The model loads in the background; until it is there, what comes waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
+from anyio import CapacityLimiter, to_thread
 
 from tracebank.caching import LruCache
 from tracebank.embedding.base import EmbeddingModel, Vectors
 from tracebank.errors import EmbeddingError, ModelLoadError, TracebankError
 from tracebank.metrics import Metrics
 
-# English has about 4 characters a token; only the shape of a batch depends on it, never a result.
-CHARS_PER_TOKEN = 4
+# English has about 4 bytes a token, Chinese 3; only the shape of a batch depends on it, never a result.
+BYTES_PER_TOKEN = 4
+SPECIAL_TOKENS = 2
 MAX_BATCH_TEXTS = 64
+# Among how many waiting documents the next batch looks for some of one length.
+SORTED_TEXTS = 512
+# Above this a caller waits before it queues more; so the queue holds a few MB, whoever imports what.
+MAX_WAITING_TEXTS = 4_096
 
 
-@dataclass(slots=True)
-class _Job:
-    texts: Sequence[str]
-    done: Future[Vectors]
-    batches: deque[list[int]] = field(default_factory=deque)
-    rows: dict[int, Vectors] = field(default_factory=dict)
+@dataclass(slots=True, eq=False)
+class _Wanted:
+    """A text that is to be embedded, and everybody who waits for its vector."""
 
-    def settle(self) -> None:
-        if len(self.rows) == len(self.texts):
-            self.done.set_result(np.stack([self.rows[i] for i in range(len(self.texts))]))
+    text: str
+    tokens: int
+    urgent: bool
+    waiters: list[asyncio.Future[Vectors]] = field(default_factory=list)
+
+    def settle(self, outcome: Vectors | TracebankError) -> None:
+        for waiter in self.waiters:
+            if waiter.done():  # its caller was cancelled
+                continue
+            if isinstance(outcome, TracebankError):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_result(outcome)
 
 
-def length_batches(texts: Sequence[str], *, max_tokens: int) -> deque[list[int]]:
-    """Return the positions of the texts in batches of like length, each at most `max_tokens` with its padding."""
-    batches: deque[list[int]] = deque()
-    batch: list[int] = []
-    for i in sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)):
-        # Ascending lengths: the text that comes next decides the padding of the whole batch.
-        padded_tokens = (len(batch) + 1) * (len(texts[i]) // CHARS_PER_TOKEN + 2)
-        if batch and (padded_tokens > max_tokens or len(batch) >= MAX_BATCH_TEXTS):
-            batches.append(batch)
-            batch = []
-        batch.append(i)
-    if batch:
-        batches.append(batch)
-    return batches
+def estimated_tokens(text: str) -> int:
+    """Return about how many tokens a model makes of a text."""
+    return len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN + SPECIAL_TOKENS
+
+
+def next_batch(tokens: Sequence[int], *, max_tokens: int) -> list[int]:
+    """Return the positions of the first text and of those nearest to it in length, at most `max_tokens` with their padding.
+
+    Beginning with the first, the one that waits longest, nobody waits for ever.
+    """
+    order = sorted(range(len(tokens)), key=lambda i: (tokens[i], i))
+    low = order.index(0)
+    high = low + 1
+    while high - low < MAX_BATCH_TEXTS:
+        shorter = tokens[0] - tokens[order[low - 1]] if low else None
+        longer = tokens[order[high]] - tokens[0] if high < len(order) else None
+        # A longer one pads all the others, a shorter one only itself.
+        if longer is not None and (shorter is None or longer < shorter) and (high - low + 1) * tokens[order[high]] <= max_tokens:
+            high += 1
+        elif shorter is not None and (high - low + 1) * tokens[order[high - 1]] <= max_tokens:
+            low -= 1
+        else:
+            break
+    return order[low:high]
 
 
 class EmbeddingService:
-    """Owns the model and the thread that runs it. `name` is known before the model is loaded."""
+    """Owns the model. `name` is known before it is loaded. Everything here belongs to one event loop."""
 
     def __init__(
         self,
         load: Callable[[], EmbeddingModel],
         *,
         name: str,
-        max_batch_tokens: int,
-        cache_size: int,
+        cache_bytes: int,
         metrics: Metrics,
         clock: Callable[[], float],
+        batch_tokens: int = 0,
     ) -> None:
-        self._load, self.name, self._max_batch_tokens, self._metrics = load, name, max_batch_tokens, metrics
-        self.cache: LruCache[str, Vectors] = LruCache(capacity=cache_size, ttl_s=float("inf"), clock=clock)
-        self._wake = threading.Condition()
-        self._questions: deque[_Job] = deque()
-        self._bulk: deque[_Job] = deque()
+        """Make it; nothing is loaded yet. With `batch_tokens` 0 the model says itself what suits it."""
+        self._load, self.name, self._batch_tokens, self._metrics = load, name, batch_tokens, metrics
+        self.cache: LruCache[str, Vectors] = LruCache(max_bytes=cache_bytes, size_of=_bytes, clock=clock)
+        self._model: EmbeddingModel | None = None
+        self._failure: TracebankError | None = None
+        self._settled = asyncio.Event()
+        # Everything that waits or is in work, by text; and in the order of service, what waits.
+        self._wanted: dict[str, _Wanted] = {}
+        self._questions: dict[str, _Wanted] = {}
+        self._documents: dict[str, _Wanted] = {}
+        self._wake, self._room = asyncio.Event(), asyncio.Event()
+        self._one_at_a_time = CapacityLimiter(1)
         self._closing = False
-        self._loaded: Future[EmbeddingModel] = Future()
-        # Running: who stops waiting for the model must not cancel it for the others.
-        self._loaded.set_running_or_notify_cancel()
-        self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to load the model."""
-        self._thread.start()
+        self._task = asyncio.create_task(self._run(), name="embedding")
 
-    def close(self) -> None:
-        """Let the batch in work finish and end the thread; who still waits hears an EmbeddingError."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if self._loaded.done() and self._thread.is_alive():
-            self._thread.join()
-        # A model that is still loading cannot be interrupted; its thread is a daemon and ends with the process.
-        self._abandon(EmbeddingError("the engine is shutting down"))
+    async def close(self) -> None:
+        """Let the batch in work finish; who still waits hears an EmbeddingError."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            if not self._settled.is_set():
+                # Loading cannot be interrupted; its thread ends with the process.
+                self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._abandon(self._failure or EmbeddingError("the engine is shutting down"))
 
     @property
     def ready(self) -> bool:
         """Whether the model is loaded."""
-        return self._loaded.done() and self._loaded.exception() is None
+        return self._model is not None
 
     @property
     def error(self) -> TracebankError | None:
         """Why the model could not be loaded, if so."""
-        failure = self._loaded.exception() if self._loaded.done() else None
-        return failure if isinstance(failure, TracebankError) else None
+        return self._failure
+
+    @property
+    def model(self) -> EmbeddingModel | None:
+        """The model, once it is loaded."""
+        return self._model
 
     @property
     def dim(self) -> int | None:
         """The length of a vector, once the model is loaded."""
-        return self._loaded.result().dim if self.ready else None
+        return self._model.dim if self._model else None
 
-    async def loaded(self) -> None:
-        """Wait until the model is loaded. Raises: ModelLoadError."""
-        await asyncio.wrap_future(self._loaded)
+    async def loaded(self) -> EmbeddingModel:
+        """Wait until the model is loaded, and return it. Raises: ModelLoadError."""
+        await self._settled.wait()
+        if self._failure is not None:
+            raise self._failure
+        assert self._model is not None
+        return self._model
 
     async def embed_questions(self, texts: Sequence[str]) -> list[Vectors]:
         """Return a unit vector [dim] for each question, from the cache where it is known. Raises: EmbeddingError."""
         known = {text: self.cache.get(text) for text in dict.fromkeys(texts)}
         unknown = [text for text, vector in known.items() if vector is None]
         if unknown:
+            model = await self._usable()
             with self._metrics.timed("embed_query"):
-                vectors = await self._submit(self._questions, unknown)
-            for text, vector in zip(unknown, vectors, strict=True):
-                self.cache.put(text, vector)
-                known[text] = vector
+                vectors = await self._embed([model.prompts.question + text for text in unknown], urgent=True)
+            for text, embedded in zip(unknown, vectors, strict=True):
+                self.cache.put(text, embedded)
+                known[text] = embedded
         return [vector for text in texts if (vector := known[text]) is not None]
 
     async def embed_chunks(self, texts: Sequence[str]) -> Vectors:
-        """Return float32 [len(texts), dim] for many texts, behind the questions. Raises: EmbeddingError."""
+        """Return float32 [len(texts), dim] for documents, behind the questions. Raises: EmbeddingError."""
         if not texts:
             return np.empty((0, self.dim or 0), np.float32)
-        return await self._submit(self._bulk, texts)
+        model = await self._usable()
+        return np.stack(await self._embed([model.prompts.document + text for text in texts], urgent=False))
 
-    async def _submit(self, line: deque[_Job], texts: Sequence[str]) -> Vectors:
-        job = _Job(texts, Future(), length_batches(texts, max_tokens=self._max_batch_tokens))
-        # From here on the caller's cancellation no longer reaches the future: the thread settles it, alone.
-        job.done.set_running_or_notify_cancel()
-        with self._wake:
-            if self._closing:
-                raise self.error or EmbeddingError("the engine is shutting down")
-            line.append(job)
-            self._wake.notify()
-        return await asyncio.wrap_future(job.done)
+    async def _usable(self) -> EmbeddingModel:
+        if self._closing:
+            raise self._failure or EmbeddingError("the engine is shutting down")
+        return await self.loaded()
 
-    def _run(self) -> None:
-        started = time.perf_counter()
+    async def _embed(self, texts: Sequence[str], *, urgent: bool) -> list[Vectors]:
+        waiting: list[asyncio.Future[Vectors]] = []
         try:
-            model = self._load()
-        except BaseException as error:  # whatever it is, everybody hears of it
-            failure = error if isinstance(error, TracebankError) else ModelLoadError(f"the embedding model could not be loaded: {error}")
-            failure.__cause__ = None if failure is error else error
-            self._loaded.set_exception(failure)
-            with self._wake:
-                self._closing = True
-            self._abandon(failure)
+            for text in texts:
+                while len(self._documents) >= MAX_WAITING_TEXTS and not urgent and not self._closing:
+                    self._room.clear()
+                    await self._room.wait()
+                waiting.append(self._want(text, urgent=urgent))
+        except BaseException:
+            for future in waiting:
+                future.cancel()
+            raise
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+    def _want(self, text: str, *, urgent: bool) -> asyncio.Future[Vectors]:
+        if self._closing:
+            raise self._failure or EmbeddingError("the engine is shutting down")
+        wanted = self._wanted.get(text)
+        if wanted is None:
+            wanted = self._wanted[text] = _Wanted(text, estimated_tokens(text), urgent)
+            (self._questions if urgent else self._documents)[text] = wanted
+        elif urgent and self._documents.pop(text, None) is not None:
+            self._questions[text] = wanted
+        wanted.waiters.append(future := asyncio.get_running_loop().create_future())
+        self._wake.set()
+        return future
+
+    async def _run(self) -> None:
+        started = time.perf_counter()
+        model = await to_thread.run_sync(_loaded, self._load, limiter=self._one_at_a_time, abandon_on_cancel=True)
+        if isinstance(model, TracebankError):
+            self._failure, self._closing = model, True
+            self._settled.set()
+            self._abandon(model)
             return
         self._metrics.observe("model_load", (time.perf_counter() - started) * 1e3)
-        self._loaded.set_result(model)
-        while (work := self._next()) is not None:
-            self._encode(model, work)
-        self._abandon(EmbeddingError("the engine is shutting down"))
+        self._model = model
+        self._settled.set()
+        max_tokens = self._batch_tokens or model.batch_tokens
+        while not self._closing:
+            if batch := self._next(max_tokens):
+                await self._serve(model, batch)
+            else:
+                self._wake.clear()
+                await self._wake.wait()
 
-    def _next(self) -> list[tuple[_Job, list[int]]] | None:
-        """Return the next batch as (job, positions) pairs, waiting for one; None at the end."""
-        with self._wake:
-            while not (self._questions or self._bulk or self._closing):
-                self._wake.wait()
-            if self._closing:
-                return None
-            if self._questions:
-                work = [(job, batch) for job in self._questions for batch in job.batches]
-                self._questions.clear()
-                return work
-            job = self._bulk[0]
-            batch = job.batches.popleft()
-            if not job.batches:
-                self._bulk.popleft()
-            return [(job, batch)]
+    def _next(self, max_tokens: int) -> list[_Wanted]:
+        """Take the next batch out of its line: all questions, or some documents of like length."""
+        line = self._questions or self._documents
+        waiting = list(line.values()) if line is self._questions else [w for w, _ in zip(line.values(), range(SORTED_TEXTS), strict=False)]
+        wanted = [w for w in waiting if not all(waiter.done() for waiter in w.waiters)]
+        for abandoned in set(waiting) - set(wanted):
+            del line[abandoned.text], self._wanted[abandoned.text]
+        # Questions are few and short; but a caller may ask fifty, and they may be long.
+        batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=max_tokens)] if wanted else []
+        for taken in batch:
+            del line[taken.text]
+        self._room.set()
+        return batch
 
-    def _encode(self, model: EmbeddingModel, work: Sequence[tuple[_Job, list[int]]]) -> None:
-        places = [(job, i) for job, batch in work for i in batch]
+    async def _serve(self, model: EmbeddingModel, batch: Sequence[_Wanted]) -> None:
         started = time.perf_counter()
-        try:
-            encoded = list(zip(places, model.encode([job.texts[i] for job, i in places]), strict=True))
-        except BaseException as error:  # every waiter is settled, and the next batch is served
-            self._fail(work, error)
+        outcome = await to_thread.run_sync(_encoded, model, [w.text for w in batch], limiter=self._one_at_a_time)
+        if isinstance(outcome, TracebankError) and len(batch) > 1 and not self._closing:
+            # One text's fault is nobody else's.
+            for wanted in batch:
+                await self._serve(model, [wanted])
             return
-        self._metrics.observe("embed_batch", (time.perf_counter() - started) * 1e3)
-        self._metrics.count("embedded_texts", len(places))
-        for (job, i), vector in encoded:
-            job.rows[i] = vector
-        for job in {id(job): job for job, _ in work}.values():
-            job.settle()
-
-    def _fail(self, work: Sequence[tuple[_Job, list[int]]], error: BaseException) -> None:
-        failure = error if isinstance(error, EmbeddingError) else EmbeddingError(f"the model failed: {error}")
-        failure.__cause__ = None if failure is error else error
-        for job in {id(job): job for job, _ in work}.values():
-            job.done.set_exception(failure)
-            if self._bulk and self._bulk[0] is job:
-                self._bulk.popleft()
+        if not isinstance(outcome, TracebankError):
+            self._metrics.observe("embed_batch", (time.perf_counter() - started) * 1e3)
+            self._metrics.count("embedded_texts", len(batch))
+        for i, wanted in enumerate(batch):
+            del self._wanted[wanted.text]
+            # A copy: a row of it would keep the whole batch in the cache.
+            wanted.settle(outcome if isinstance(outcome, TracebankError) else outcome[i].copy())
 
     def _abandon(self, error: TracebankError) -> None:
-        with self._wake:
-            for job in (*self._questions, *self._bulk):
-                if not job.done.done():
-                    job.done.set_exception(error)
+        for wanted in self._wanted.values():
+            wanted.settle(error)
+        for line in (self._wanted, self._questions, self._documents):
+            line.clear()
+        self._failure = self._failure or (error if not self._settled.is_set() else None)
+        self._settled.set()
+        self._room.set()
+
+
+def _loaded(load: Callable[[], EmbeddingModel]) -> EmbeddingModel | TracebankError:
+    try:
+        return load()
+    except TracebankError as error:
+        return error
+    except BaseException as error:  # whatever it is, everybody hears of it
+        failure = ModelLoadError(f"the embedding model could not be loaded: {error}")
+        failure.__cause__ = error
+        return failure
+
+
+def _encoded(model: EmbeddingModel, texts: Sequence[str]) -> Vectors | TracebankError:
+    try:
+        vectors = model.encode(texts)
+        if len(vectors) == len(texts):
+            return vectors
+        failure = EmbeddingError(f"the model failed: it gave {len(vectors)} vectors for {len(texts)} texts")
+    except EmbeddingError as error:
+        return error
+    except BaseException as error:  # every waiter is settled, and the next batch is served
+        failure = EmbeddingError(f"the model failed: {error}")
+        failure.__cause__ = error
+    return failure
+
+
+def _bytes(text: str, vector: Vectors) -> int:
+    return len(text) + vector.nbytes
