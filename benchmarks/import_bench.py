@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tracebank.chunking import chunks_of
+from tracebank.embedding import ModelTokens
 from tracebank.records import Limits, parse_trace
-from tracebank.settings import IndexSettings
+from tracebank.settings import EmbeddingSettings, IndexSettings
 
 COMMAND = Path(sys.executable).with_name("tracebank")
 EXAMPLES = Path(__file__).parent.parent / "examples" / "traces.jsonl"
@@ -51,9 +52,9 @@ def made_up(count: int) -> list[dict[str, Any]]:
 
 def chunk_texts(traces: list[dict[str, Any]]) -> list[str]:
     """Return the distinct texts that the engine embeds for these traces."""
-    cut = IndexSettings()
+    cut, spans = IndexSettings(), ModelTokens(EmbeddingSettings(), Path())
     parsed = (parse_trace(t, limits=Limits(), namespace="n", trace_id="t") for t in traces)
-    texts = (c.text for t in parsed for c in chunks_of(t, words=cut.chunk_words, overlap_words=cut.chunk_overlap_words))
+    texts = (c.text for t in parsed for c in chunks_of(t, spans, tokens=cut.chunk_tokens, overlap_tokens=cut.chunk_overlap_tokens))
     return list(dict.fromkeys(texts))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tracebank.chunking import Chunk, chunks_of
+from tracebank.chunking import Chunk, chunks_of, word_spans
 from tracebank.embedding import Prompts, Vectors
 from tracebank.engine import Engine
 from tracebank.errors import EmbeddingError
@@ -51,7 +51,7 @@ def parsed(**raw: Any) -> Trace:
 
 def cut(value: Trace) -> list[Chunk]:
     """Return the chunks of a trace as the engine cuts them by default."""
-    return chunks_of(value, words=80, overlap_words=20)
+    return chunks_of(value, word_spans, tokens=112, overlap_tokens=28)
 
 
 class TinyModel:

@@ -107,7 +107,7 @@ def test_the_list_of_tools_is_a_comma_list_in_the_environment(directory: Path, m
         ("TRACEBANK_NAMESPACE", "", "setting namespace: String should have at least 1 character, not ''"),
         ("TRACEBANK_RETRIEVAL__SPEED", "9", "setting retrieval.speed: there is no such setting (it is in TRACEBANK_RETRIEVAL__SPEED"),
         ("TRACEBANK_RETRIEVAL", "fast", 'error parsing value for field "retrieval"'),
-        ("TRACEBANK_INDEX__CHUNK_OVERLAP_WORDS", "80", "setting index.chunk_overlap_words: must be less than chunk_words, not '80'"),
+        ("TRACEBANK_INDEX__CHUNK_OVERLAP_TOKENS", "80", "setting index.chunk_overlap_tokens: must be at most 56, half of chunk"),
     ],
 )  # fmt: skip
 def test_an_error_names_the_setting_its_value_and_where_it_is_set(
@@ -129,8 +129,8 @@ def test_a_file_that_is_no_toml_is_named(directory: Path, text: bytes) -> None:
 
 def test_all_wrong_settings_are_told_at_once(directory: Path) -> None:
     """One attempt shows all that is to be put right."""
-    (directory / "tracebank.toml").write_text('colour = "red"\n[cache]\nresults = -1\n[index]\nchunk_words = 15\n')
+    (directory / "tracebank.toml").write_text('colour = "red"\n[cache]\nresults = -1\n[index]\nchunk_tokens = 50\n')
     with pytest.raises(SettingsError) as caught:
         load_settings(directory)
-    for name in ("colour", "cache.results", "index.chunk_overlap_words"):
+    for name in ("colour", "cache.results", "index.chunk_overlap_tokens"):
         assert f"setting {name}: " in str(caught.value)

@@ -28,7 +28,7 @@ from tracebank import __version__, memory
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
-from tracebank.embedding import EmbeddingService, load_model, vectors_name
+from tracebank.embedding import EmbeddingService, ModelTokens, load_model, vectors_name
 from tracebank.errors import DataDirError, TracebankError
 from tracebank.index import ChromaVectorIndex, TantivyWordIndex
 from tracebank.indexer import Indexer
@@ -121,8 +121,10 @@ class Engine:
         self.warm = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         model = settings.embedding
+        models_dir = Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models"
+        self.token_spans = ModelTokens(model, models_dir)
         self.embedding = EmbeddingService(
-            lambda: load_model(model, Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models"),
+            lambda: load_model(model, models_dir),
             name=vectors_name(model), batch_tokens=model.batch_tokens, cache_bytes=cache.query_vectors_bytes,
             metrics=self.metrics, clock=time.monotonic,
         )  # fmt: skip
@@ -277,7 +279,8 @@ class Engine:
         return cut() if len(trace.content) < SMALL_CHARS else await to_thread.run_sync(cut)
 
     def _chunks(self, trace: Trace) -> list[Chunk]:
-        return chunks_of(trace, words=self.settings.index.chunk_words, overlap_words=self.settings.index.chunk_overlap_words)
+        index = self.settings.index
+        return chunks_of(trace, self.token_spans, tokens=index.chunk_tokens, overlap_tokens=index.chunk_overlap_tokens)
 
     async def forget(self, rows: Sequence[int]) -> int:
         """Delete traces for good: from the store and its file now, from the indexes at once after. Returns how many."""

@@ -103,6 +103,8 @@ def _advice(figures: dict[str, Any], engine: Engine) -> list[str]:
         )
     if figures["embedding"]["error"]:
         advice.append("Search is by words alone: set embedding.model to a sentence-transformers model that can be loaded.")
+    if figures["embedding"]["unseen_tokens"]:
+        advice.append("Some texts were longer than the model sees, and were embedded without their ends: lower index.chunk_tokens.")
     if figures["index"]["set_aside"] or figures["index"]["out_of_use"]:
         advice.append("Some traces could not be indexed: run `tracebank doctor --repair`.")
     if figures["plugins"].get("broken"):

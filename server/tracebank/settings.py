@@ -55,16 +55,16 @@ class EmbeddingSettings(_Section):
 class IndexSettings(_Section):
     """How traces are cut into chunks and written to the indexes."""
 
-    chunk_words: int = Field(80, ge=10, le=1_000, description="words in a chunk")
-    chunk_overlap_words: int = Field(20, ge=0, le=500, description="words that neighbouring chunks share")
+    chunk_tokens: int = Field(112, ge=16, le=8_192, description="most tokens of the embedding model in a chunk")
+    chunk_overlap_tokens: int = Field(28, ge=0, le=4_096, description="most tokens that neighbouring chunks share")
     batch_chunks: int = Field(128, ge=1, le=5_000, description="chunks embedded and written to the indexes at a time")
     linger_ms: int = Field(40, ge=0, le=10_000, description="how long a new trace waits for company before it is indexed")
 
-    @field_validator("chunk_overlap_words")
+    @field_validator("chunk_overlap_tokens")
     @classmethod
-    def _less_than_a_chunk(cls, overlap: int, info: ValidationInfo) -> int:
-        if overlap >= info.data.get("chunk_words", overlap + 1):
-            raise ValueError("must be less than chunk_words")
+    def _at_most_half_a_chunk(cls, overlap: int, info: ValidationInfo) -> int:
+        if overlap > (most := info.data.get("chunk_tokens", 2 * overlap) // 2):
+            raise ValueError(f"must be at most {most}, half of chunk_tokens")
         return overlap
 
 

@@ -109,8 +109,8 @@ def test_a_store_of_a_newer_version_is_told_and_left_as_it_is(fresh: Home) -> No
         ("retrieval.k = 'many'", "setting retrieval.k: Input should be a valid integer, "),
         ("log_level = 'loud'", "setting log_level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'"),
         (
-            "index.chunk_words = 20\nindex.chunk_overlap_words = 20",
-            "setting index.chunk_overlap_words: must be less than chunk_words, not 20",
+            "index.chunk_tokens = 20\nindex.chunk_overlap_tokens = 11",
+            "setting index.chunk_overlap_tokens: must be at most 10, half of chunk_tokens, not 11",
         ),
         ("tokens.encoding = 'o300k'", "encoding must be one of o200k_base, cl100k_base, not 'o300k'"),
     ],

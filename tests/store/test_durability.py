@@ -24,14 +24,14 @@ pytestmark = pytest.mark.anyio
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from tracebank.chunking import chunks_of
+from tracebank.chunking import chunks_of, word_spans
 from tracebank.records import Trace
 from tracebank.store import Store, outbox, traces
 
 async def client(store, number):
     for i in range(100_000):
         trace = Trace(trace_id=f"{number}-{i}", namespace=f"n{number % 2}", task=f"task {number} {i}", content="word " * (i % 400))
-        chunks = chunks_of(trace, words=80, overlap_words=20)
+        chunks = chunks_of(trace, word_spans, tokens=112, overlap_tokens=28)
         await store.write(lambda db: traces.upsert(db, trace, chunks, now_ms=1, priority=outbox.INTERACTIVE))
         print(trace.trace_id, flush=True)
 

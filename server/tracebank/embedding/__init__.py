@@ -3,5 +3,6 @@
 from tracebank.embedding.base import EmbeddingModel, Prompts, Vectors
 from tracebank.embedding.loading import load_model, vectors_name
 from tracebank.embedding.service import EmbeddingService
+from tracebank.embedding.token_spans import ModelTokens
 
-__all__ = ["EmbeddingModel", "EmbeddingService", "Prompts", "Vectors", "load_model", "vectors_name"]
+__all__ = ["EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts", "Vectors", "load_model", "vectors_name"]

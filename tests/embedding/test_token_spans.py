@@ -1,0 +1,69 @@
+"""The tokens of the model's own tokenizer, and where they lie."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tracebank.chunking import windows, word_spans
+from tracebank.embedding import ModelTokens
+from tracebank.embedding.exported import TOKENIZER_NAME, origin_of
+from tracebank.embedding.sentence import resolve
+from tracebank.embedding.token_spans import PIECE_CHARS
+from tracebank.settings import EmbeddingSettings
+
+TEXT = "Unbelievably, the Déjà-vu worker crashed: KeyError('naïve')  \n\n深い記憶 🧠 x86_64!"
+
+
+@pytest.fixture
+def spans(tmp_path: Path) -> ModelTokens:
+    """Those of the bundled model."""
+    return ModelTokens(EmbeddingSettings(), tmp_path)
+
+
+def test_spans_are_in_order_and_hold_everything_but_blanks(spans: ModelTokens) -> None:
+    """A word may be several tokens."""
+    found = spans(TEXT)
+    assert all(a < b for a, b in found)
+    assert all(one[1] <= other[0] for one, other in pairwise(found))
+    assert "".join(TEXT[a:b] for a, b in found) == "".join(TEXT.split())
+    assert len(found) > len(TEXT.split()) * 2
+
+
+def test_a_long_text_is_tokenized_in_pieces_with_the_same_result(spans: ModelTokens) -> None:
+    """Cut at blanks; without blanks somewhere."""
+    paragraph = "The quick brown fox jumped over KeyError and x86_64 again.\n"
+    text = paragraph * (3 * PIECE_CHARS // len(paragraph))
+    one = spans(paragraph)
+    assert spans(text) == [(i * len(paragraph) + a, i * len(paragraph) + b) for i in range(text.count("\n")) for a, b in one]
+    endless = "a" * (2 * PIECE_CHARS + 1)
+    assert "".join(endless[a:b] for a, b in spans(endless)) == endless
+
+
+def test_no_window_is_longer_than_the_model_is_told(spans: ModelTokens, tmp_path: Path) -> None:
+    """Counted by the model itself: prose, code, Chinese, base64."""
+    texts = [Path(__file__).read_text(), "深い記憶と長い文。" * 300, "QUJD" * 3_000, TEXT * 50]
+    for text in texts:
+        for start, end in windows(text, spans, tokens=112, overlap_tokens=28):
+            assert len(spans(text[start:end])) <= 112 + 2  # a word that is cut may become more tokens
+
+
+def test_the_tokenizer_of_an_export_serves_a_model_that_is_no_directory(tmp_path: Path) -> None:
+    """Until there is one, words do."""
+    settings = EmbeddingSettings(model="someone/some-model")
+    spans = ModelTokens(settings, tmp_path)
+    assert spans(TEXT) == word_spans(TEXT)
+    directory = tmp_path / origin_of(settings.model).directory_name
+    directory.mkdir()
+    shutil.copy(Path(resolve("")) / TOKENIZER_NAME, directory)
+    assert spans(TEXT) == ModelTokens(EmbeddingSettings(), tmp_path)(TEXT) != word_spans(TEXT)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_as_none(tmp_path: Path) -> None:
+    """The log says so."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / TOKENIZER_NAME).write_text("{")
+    assert ModelTokens(EmbeddingSettings(model=str(tmp_path / "model")), tmp_path)(TEXT) == word_spans(TEXT)
