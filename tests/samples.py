@@ -18,7 +18,7 @@ from tracebank.errors import EmbeddingError
 from tracebank.index import IndexedTrace
 from tracebank.records import Lesson, Limits, Outcome, Trace, parse_trace
 from tracebank.settings import Settings, load_settings
-from tracebank.store import Added, Store, StoredTrace, outbox, traces
+from tracebank.store import Added, Store, StoredTrace, models, outbox, traces
 
 LIMITS = Limits()
 NOW_MS = 1_790_000_000_000
@@ -96,6 +96,13 @@ def tiny_vector(text: str) -> Vectors:
 async def put(store: Store, *values: Trace, priority: int = outbox.INTERACTIVE, now_ms: int = NOW_MS) -> list[Added]:
     """Store traces in one write."""
     return await store.write(lambda db: [traces.upsert(db, value, cut(value), now_ms=now_ms, priority=priority) for value in values])
+
+
+async def model_of(store: Store, name: str) -> int:
+    """Return the number of a model, which is the one that serves from now on."""
+    plan = await store.write(lambda db: models.plan(db, name, "{}"))
+    await store.write(lambda db: models.serve(db, wanted.id if (wanted := plan.next) else plan.serving.id))
+    return (plan.next or plan.serving).id
 
 
 async def everything(store: Store) -> list[StoredTrace]:

@@ -276,11 +276,11 @@ async def test_adding_says_what_it_did(tmp_path: Path, tiny: TinyModel) -> None:
     """Created, unchanged and by then indexed, updated; without an id it gets one that sorts by time."""
     async with Engine.open(settings_of(tmp_path)) as engine:
         session = engine.session()
-        first = await engine.add({"task": "upload", "content": "word " * 100, "trace_id": "mine"}, session)
+        first = await engine.add({"task": "upload", "content": "word " * 150, "trace_id": "mine"}, session)
         assert (first.trace_id, first.status, first.chunks, first.indexed) == ("mine", "created", 3, False)
-        assert first.tokens == (await engine.tokenizer()).count("upload\n" + "word " * 100)
+        assert first.tokens == (await engine.tokenizer()).count("upload\n" + "word " * 150)
         await settled(engine)
-        again = await engine.add({"task": "upload", "content": "word " * 100, "trace_id": "mine"}, session)
+        again = await engine.add({"task": "upload", "content": "word " * 150, "trace_id": "mine"}, session)
         assert (again.status, again.chunks, again.tokens, again.indexed) == ("unchanged", 3, first.tokens, True)
         updated = await engine.add({"task": "upload", "trace_id": "mine"}, session)
         assert (updated.status, updated.chunks, updated.indexed) == ("updated", 1, False)
@@ -345,7 +345,7 @@ async def test_a_broken_index_is_repaired_behind_the_answers(tmp_path: Path, tin
         for i in range(5):
             await engine.add({"task": f"upload {i}", "trace_id": f"{i}"}, session)
         await settled(engine)
-        for path in (engine.settings.data_dir / "index" / "vectors").rglob("*"):
+        for path in (engine.settings.data_dir / "index" / "vectors-1").rglob("*"):
             if path.is_file():
                 path.write_bytes(b"garbage" * 500)
         found = await engine.retrieve({"query": "upload"}, session)
@@ -354,7 +354,7 @@ async def test_a_broken_index_is_repaired_behind_the_answers(tmp_path: Path, tin
         await settled(engine)
         found = await engine.retrieve({"query": "upload"}, session)
         assert (len(ids(found)), found.dense, found.note) == (5, True, "")
-        assert engine.indexer.rebuilds == {"words": 0, "vectors": 1}
+        assert engine.indexer.rebuilds == {"words": 0, "vectors": 1, "vectors_next": 0}
 
 
 async def test_an_index_that_was_deleted_is_filled_from_the_store(tmp_path: Path, tiny: TinyModel) -> None:

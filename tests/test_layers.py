@@ -16,11 +16,11 @@ SERVER, TOOLS = ROOT / "server" / "tracebank", ROOT / "tools" / "tracebank_tools
 
 # A module or a package with all that is in it. Where does a new one belong? On the floor above the highest it needs.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "settings", "records", "locking", "memory"}),
+    frozenset({"errors", "settings", "records", "locking", "memory", "gate"}),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
-    frozenset({"store", "index", "embedding"}),
-    frozenset({"retrieval", "compression", "indexer"}),
-    frozenset({"engine", "reporting"}),
+    frozenset({"store", "index", "embedding", "meaning"}),
+    frozenset({"retrieval", "compression", "indexer", "work"}),
+    frozenset({"engine", "reporting", "model_change"}),
     frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli"}),
 )
 FLOOR_OF = {module: number for number, modules in enumerate(FLOORS) for module in modules}

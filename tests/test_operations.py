@@ -105,7 +105,7 @@ async def test_waiting_ends_where_there_will_be_no_meaning(
 
     load_with(load)
     if broken == "index":
-        monkeypatch.setattr("tracebank.engine.ChromaVectorIndex", no_index)
+        monkeypatch.setattr("tracebank.model_change.ChromaVectorIndex", no_index)
     async with Engine.open(settings_of(tmp_path)) as engine:
         session = engine.session()
         await engine.add({"task": "t"}, session)

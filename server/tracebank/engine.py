@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -28,18 +29,22 @@ from tracebank import __version__, memory
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
-from tracebank.embedding import EmbeddingService, ModelTokens, load_model, vectors_name
-from tracebank.errors import DataDirError, TracebankError
-from tracebank.index import ChromaVectorIndex, TantivyWordIndex
+from tracebank.embedding import EmbeddingModel, EmbeddingService, ModelTokens, load_model, vectors_name
+from tracebank.errors import DataDirError, ModelLoadError, TracebankError
+from tracebank.gate import Gate
+from tracebank.index import TantivyWordIndex, VectorIndex
 from tracebank.indexer import Indexer
 from tracebank.locking import DataDirLock
+from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
+from tracebank.model_change import ModelChange, open_vectors
 from tracebank.records import Limits, Query, Trace, parse_trace
 from tracebank.retrieval import Page, Ranked, Retriever, Searched, present
 from tracebank.retrieval.presentation import Span
 from tracebank.retrieval.request import cursor_at, offset_of, parse_query
-from tracebank.settings import Settings
-from tracebank.store import Added, Store, StoredTrace, outbox, traces, vectors
+from tracebank.settings import EmbeddingSettings, Settings
+from tracebank.store import Added, Store, StoredTrace, models, outbox, traces, vectors
+from tracebank.store.models import Model, Plan
 from tracebank.store.outbox import Sink
 from tracebank.tokens import Tokenizer, TokenizerLoader
 
@@ -105,7 +110,7 @@ class Engine:
         self.limits, self.metrics = Limits(), Metrics()
         self.started_at = clock()
         self._clock = clock
-        self.vectors: ChromaVectorIndex | None = None
+        self.vectors: VectorIndex | None = None
         self.problems: dict[str, str] = {}
         # What the outermost floor has to say of its plug-ins, for `stats`.
         self.plugins: dict[str, Any] = {}
@@ -121,19 +126,28 @@ class Engine:
         self.warm = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         model = settings.embedding
-        models_dir = Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models"
-        self.token_spans = ModelTokens(model, models_dir)
-        self.embedding = EmbeddingService(
-            lambda: load_model(model, models_dir),
-            name=vectors_name(model), batch_tokens=model.batch_tokens, cache_bytes=cache.query_vectors_bytes,
-            metrics=self.metrics, clock=time.monotonic,
-        )  # fmt: skip
-        self.indexer = Indexer(
-            store=store, words=words, embedding=self.embedding, settings=settings.index, metrics=self.metrics, changed=self._changed
-        )
+        self._models_dir = Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models"
+        self.token_spans = ModelTokens(model, self._models_dir)
+        self.embedding = self._service(model)
+        self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, changed=self._changed)
         self.retriever = Retriever(
             store=store, words=words, embedding=self.embedding, candidates=settings.retrieval.candidates, metrics=self.metrics
         )
+        self.change: ModelChange | None = None
+        self._searching = Gate()
+
+    def _service_of_none(self, reason: str) -> EmbeddingService:
+        def fail() -> EmbeddingModel:
+            raise ModelLoadError(reason)
+
+        return EmbeddingService(fail, name="", cache_bytes=0, metrics=self.metrics, clock=time.monotonic)
+
+    def _service(self, model: EmbeddingSettings) -> EmbeddingService:
+        return EmbeddingService(
+            lambda: load_model(model, self._models_dir),
+            name=vectors_name(model), batch_tokens=model.batch_tokens, cache_bytes=self.settings.cache.query_vectors_bytes,
+            metrics=self.metrics, clock=time.monotonic,
+        )  # fmt: skip
 
     @classmethod
     @asynccontextmanager
@@ -170,10 +184,13 @@ class Engine:
             self.words.mark_filled()
         self.startup.done("words")
         self.tokenizers.start()
+        plan = await self.store.write(lambda db: models.plan(db, self.embedding.name, self.settings.embedding.model_dump_json()))
+        if plan.next is not None:
+            self._use(self._former(plan.serving))
         self.embedding.start()
         self._spawn("indexer", self.indexer.run)
         self._spawn("memory", self._give_memory_back)
-        self._spawn("meaning", self._warm_up).add_done_callback(lambda _: self.warm.set())
+        self._spawn("meaning", partial(self._warm_up, plan)).add_done_callback(lambda _: self.warm.set())
         try:
             yield
         finally:
@@ -185,28 +202,82 @@ class Engine:
             if self.vectors is not None:
                 self.vectors.close()
 
-    async def _warm_up(self) -> None:
+    async def _warm_up(self, plan: Plan) -> None:
         """Open Chroma while the model loads; when both are there, meaning takes part."""
         began = time.perf_counter()
-        model = self.embedding.name
-        directory = self.settings.data_dir / "index" / "vectors"
-        opening = asyncio.ensure_future(asyncio.to_thread(ChromaVectorIndex, directory, model=model))
-        try:
-            index = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # The thread goes on; the directory is ours until it has ended and its index is closed.
-            (await opening).close()
-            raise
+        self.vectors = index = await open_vectors(self._vectors_dir(plan.serving), plan.serving.name)
         self.startup.done("chroma", began)
-        self.vectors = index
         if index.fresh:
             await self.store.write(lambda db: outbox.fill(db, "vectors"))
             index.mark_filled()
-        model_id = await self.store.write(lambda db: vectors.model_id(db, model))
-        await self.embedding.loaded()
+        try:
+            await self.embedding.loaded()
+        except TracebankError as error:
+            if plan.next is None:
+                raise
+            log.warning("the former model cannot answer until the new one does: %s", error)
+            await self._skip_to(plan.next)
+            return
         self.startup.done("model", began)
-        self.indexer.attach(index, model_id)
-        self.retriever.attach(index, model_id)
+        meaning = Meaning(index, self.embedding, plan.serving.id)
+        self.indexer.attach(meaning)
+        self.retriever.attach(meaning)
+        if plan.next is not None:
+            self.change = ModelChange(
+                store=self.store, indexer=self.indexer, embedding=self._service(self.settings.embedding), model_id=plan.next.id,
+                directory=self._vectors_dir(plan.next), between_searches=self._searching.closed, serve=self._exchange,
+            )  # fmt: skip
+            self._spawn("model change", self.change.run)
+        await to_thread.run_sync(self._tidy, [model for model in (plan.serving, plan.next) if model])
+
+    def _vectors_dir(self, model: Model) -> Path:
+        return self.settings.data_dir / "index" / f"vectors-{model.id}"
+
+    def _use(self, embedding: EmbeddingService) -> None:
+        self.embedding = embedding
+        self.retriever.expect(embedding)
+
+    def _former(self, serving: Model) -> EmbeddingService:
+        """Return the service of the model that has answered so far."""
+        try:
+            former = self._service(EmbeddingSettings.model_validate_json(serving.settings))
+        except ValueError as error:
+            return self._service_of_none(f"its settings are of another version: {error}")
+        return former if former.name == serving.name else self._service_of_none(f"{serving.name} is now {former.name}")
+
+    async def _skip_to(self, following: Model) -> None:
+        """Let the new model answer at once, with what its index has."""
+        await self.embedding.close()
+        if self.vectors is not None:
+            self.vectors.close()
+        await self.store.write(lambda db: models.serve(db, following.id))
+        self._use(self._service(self.settings.embedding))
+        self.embedding.start()
+        await self._warm_up(Plan(following, None))
+
+    def _exchange(self, meaning: Meaning) -> None:
+        former, index = self.embedding, self.vectors
+        self.vectors, self.change = meaning.index, None
+        self._use(meaning.embedding)
+        self.retriever.attach(meaning)
+        # What they hold was found by the former model.
+        self.results.clear()
+        self.rankings.clear()
+
+        async def retire() -> None:
+            await former.close()
+            if index is not None:
+                await to_thread.run_sync(index.close)
+            await to_thread.run_sync(self._tidy, [await self.store.read(models.serving)])
+
+        self._spawn("former model", retire)
+
+    def _tidy(self, used: Sequence[Model]) -> None:
+        """Delete the vector indexes of models that are not in use any more."""
+        kept = {self._vectors_dir(model) for model in used}
+        for directory in (self.settings.data_dir / "index").glob("vectors*"):
+            if directory.with_suffix("") not in kept:
+                shutil.rmtree(directory, ignore_errors=True)
 
     async def _give_memory_back(self) -> None:
         """Hand back what is free, every few seconds in which something was done."""
@@ -353,7 +424,8 @@ class Engine:
         key = (query.texts, query.namespaces, query.filters, self._generation(query), self.retriever.deep)
         searched = self.rankings.get(key)
         if searched is None:
-            searched = await self.retriever.search(query.texts, spaces, query.filters)
+            async with self._searching.passing():
+                searched = await self.retriever.search(query.texts, spaces, query.filters)
             if searched.dense or not searched.note:
                 self.rankings.put(key, searched)
         return searched

@@ -12,119 +12,102 @@ import contextlib
 import logging
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import get_args
 
-import numpy as np
 from anyio import CapacityLimiter, to_thread
 
 from tracebank.chunking import text_hash
-from tracebank.embedding import EmbeddingService, Vectors
 from tracebank.errors import DataDirError, EmbeddingError, IndexFaultError, StoreError, StoreFullError, TracebankError
-from tracebank.index import IndexedTrace, Removal, VectorIndex, WordIndex
+from tracebank.index import WordIndex
 from tracebank.index.base import Index
+from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.settings import IndexSettings
-from tracebank.store import Store, StoredTrace, outbox, traces, vectors
+from tracebank.store import Store, outbox, vectors
 from tracebank.store.outbox import Entry, Sink
+from tracebank.work import Work, load_work
 
 log = logging.getLogger(__name__)
 
+ALL_SINKS: tuple[Sink, ...] = get_args(Sink)
 ENTRIES_READ = 256
 FREE_BYTES_WANTED = 32 * 1_048_576
 RETRY_S = 5.0
 MAX_REBUILDS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """Entries of one namespace with what the store has of them."""
-
-    namespace_id: int
-    entries: Sequence[Entry]
-    stored: Mapping[int, StoredTrace]
-    spans: Mapping[int, list[tuple[str, int, int, int]]]
-
-    @property
-    def removals(self) -> list[Removal]:
-        return [Removal(row=e.row, stale_chunks=e.stale_chunks) for e in self.entries if e.row not in self.stored]
-
-    def upserts(self, embedded: Mapping[str, Vectors] | None) -> list[IndexedTrace]:
-        return [self._indexed(e, self.stored[e.row], embedded) for e in self.entries if e.row in self.stored]
-
-    def _indexed(self, entry: Entry, stored: StoredTrace, embedded: Mapping[str, Vectors] | None) -> IndexedTrace:
-        trace = stored.trace
-        texts = self.texts(entry.row)
-        return IndexedTrace(
-            row=entry.row, trace_id=trace.trace_id, text=trace.text, chunks=tuple(texts), outcome=str(trace.outcome), tags=trace.tags,
-            occurred_at_ms=trace.occurred_at_ms or 0, stale_chunks=entry.stale_chunks,
-            vectors=None if embedded is None else np.stack([embedded[text] for text in texts]),
-        )  # fmt: skip
-
-    def texts(self, row: int) -> list[str]:
-        return [part_text(self.stored[row], part, item)[start:end] for part, item, start, end in self.spans.get(row, ())]
-
-
-def part_text(stored: StoredTrace, part: str, item: int) -> str:
-    """Return the text that a chunk's span counts its characters in."""
-    trace = stored.trace
-    return trace.lessons[item].text if part == "lesson" else trace.task if part == "task" else trace.content
-
-
 class Indexer:
-    """Two loops, started with `run`. `changed(namespace_id)` is called after each batch that can be found."""
+    """A loop for each sink, started with `run`. `changed(namespace_id)` is called after each batch that can be found."""
 
     def __init__(
         self,
         *,
         store: Store,
         words: WordIndex,
-        embedding: EmbeddingService,
         settings: IndexSettings,
         metrics: Metrics,
         changed: Callable[[int], None],
     ) -> None:
-        self._store, self._words, self._embedding, self._settings = store, words, embedding, settings
+        self._store, self._words, self._settings = store, words, settings
         self._metrics, self._changed = metrics, changed
-        self._vectors: VectorIndex | None = None
-        self._wake = {"words": asyncio.Event(), "vectors": asyncio.Event()}
-        self._refilling = {"words": asyncio.Lock(), "vectors": asyncio.Lock()}
+        self._meanings: dict[Sink, Meaning] = {}
+        self._wake = {sink: asyncio.Event() for sink in ALL_SINKS}
+        self._refilling = {sink: asyncio.Lock() for sink in ALL_SINKS}
+        self._serving = {sink: asyncio.Lock() for sink in ALL_SINKS}
         self._hurry = asyncio.Event()
         self._waiters = 0
         self._done = asyncio.Condition()
-        self._model_id: int | None = None
-        self._limiter = {"words": CapacityLimiter(1), "vectors": CapacityLimiter(1)}
+        self._limiter = {sink: CapacityLimiter(1) for sink in ALL_SINKS}
         self._rebuilding: set[Sink] = set()
         self._suspects: set[tuple[Sink, int]] = set()
-        self.rebuilds = {"words": 0, "vectors": 0}
+        self.rebuilds: dict[str, int] = dict.fromkeys(ALL_SINKS, 0)
         self.faults: dict[str, str] = {}
 
-    def attach(self, index: VectorIndex, model_id: int) -> None:
-        """Hand over the vector index, once it is open: its loop may begin."""
-        self._vectors, self._model_id = index, model_id
+    def attach(self, meaning: Meaning, sink: Sink = "vectors") -> None:
+        """Hand over a model and its vector index, once both are open: its loop may begin."""
+        self._meanings[sink] = meaning
+        self.notify()
+
+    def detach(self, sink: Sink) -> None:
+        """Take them away again."""
+        self._meanings.pop(sink, None)
+
+    @asynccontextmanager
+    async def exchanging(self) -> AsyncIterator[None]:
+        """Let the next model's index become the one that is searched; the body tells the store and who searches.
+
+        Neither of the two is written meanwhile.
+        """
+        async with self._serving["vectors"], self._serving["vectors_next"]:
+            yield
+            self._meanings["vectors"] = self._meanings.pop("vectors_next")
         self.notify()
 
     async def run(self) -> None:
-        """Serve both sinks until cancelled."""
+        """Serve all sinks until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._loop("words", self._index_words))
-            group.create_task(self._loop("vectors", self._index_vectors))
+            for sink in ALL_SINKS:
+                group.create_task(self._loop(sink))
 
     def notify(self) -> None:
         """Something was put into the outbox."""
         for event in self._wake.values():
             event.set()
 
-    async def wait(self, sinks: Sequence[Sink], *, up_to: int | None, timeout_s: float | None) -> bool:
+    async def wait(self, sinks: Sequence[Sink], *, up_to: int | None, timeout_s: float | None, hurry: bool = True) -> bool:
         """Wait until the sinks are done with everything (`up_to`: with what is waited for, up to that entry).
 
-        Returns whether they are; a sink that has given up is not waited for.
+        Returns whether they are; a sink that has given up is not waited for. With `hurry` traces no longer wait for company.
         """
         if not await self._pending([s for s in sinks if s not in self.faults], up_to):
             return True
-        self._waiters += 1
-        self._hurry.set()
+        self._waiters += hurry
+        if hurry:
+            self._hurry.set()
         try:
             async with asyncio.timeout(timeout_s), self._done:
                 while await self._pending([s for s in sinks if s not in self.faults], up_to):
@@ -132,7 +115,7 @@ class Indexer:
         except TimeoutError:
             return False
         finally:
-            self._waiters -= 1
+            self._waiters -= hurry
             if not self._waiters:
                 self._hurry.clear()
         return True
@@ -167,35 +150,34 @@ class Indexer:
             await self._recover(sink, fault)
 
     def _index_of(self, sink: Sink) -> Index | None:
-        return self._words if sink == "words" else self._vectors
+        meaning = self._meanings.get(sink)
+        return self._words if sink == "words" else meaning.index if meaning else None
 
-    async def _loop(self, sink: Sink, index: Callable[[_Work], Awaitable[None]]) -> None:
+    async def _loop(self, sink: Sink) -> None:
         while True:
             self._wake[sink].clear()
             try:
-                await self._turn(sink, index)
+                await self._turn(sink)
             except (StoreError, DataDirError) as error:
                 log.warning("%s; the index of %s waits", error, sink)
                 await asyncio.sleep(RETRY_S)
 
-    async def _turn(self, sink: Sink, index: Callable[[_Work], Awaitable[None]]) -> None:
+    async def _turn(self, sink: Sink) -> None:
         """Do what is due, or wait until something is."""
         await self._finish_refill(sink)
-        usable = self._index_of(sink) is not None and sink not in self.faults
-        entries = await self._store.read(lambda db: outbox.due(db, sink, limit=ENTRIES_READ)) if usable else []
-        if not entries:
+        try:
+            async with self._serving[sink]:
+                served = await self._serve(sink)
+        except IndexFaultError as error:
+            await self._recover(sink, error)
+            return
+        if not served:
             if not self._refilling[sink].locked():
                 self._rebuilding.discard(sink)
             await self._announce()
             await self._wake[sink].wait()
+        if served < ENTRIES_READ:
             await self._linger()
-            return
-        try:
-            await self._serve(sink, entries, index)
-            if len(entries) < ENTRIES_READ:
-                await self._linger()
-        except IndexFaultError as error:
-            await self._recover(sink, error)
 
     async def _finish_refill(self, sink: Sink) -> None:
         """Begin again where a full disk cut a rebuild short."""
@@ -212,28 +194,20 @@ class Indexer:
         async with self._done:
             self._done.notify_all()
 
-    async def _serve(self, sink: Sink, entries: Sequence[Entry], index: Callable[[_Work], Awaitable[None]]) -> None:
-        for work in await self._store.read(lambda db: self._load(db, entries)):
+    async def _serve(self, sink: Sink) -> int:
+        """Index the first batches of what is due; return how many entries were seen."""
+        usable = self._index_of(sink) is not None and sink not in self.faults
+        entries = await self._store.read(lambda db: outbox.due(db, sink, limit=ENTRIES_READ)) if usable else []
+        index = self._index_words if sink == "words" else partial(self._index_vectors, sink)
+        for work in await self._store.read(lambda db: load_work(db, entries, max_chunks=self._settings.batch_chunks)) if entries else []:
             with self._metrics.timed(f"index_{sink}"):
                 await self._index_or_set_aside(sink, work, index)
-            self._changed(work.namespace_id)
+            if sink != "vectors_next":
+                self._changed(work.namespace_id)
             await self._announce()
+        return len(entries)
 
-    def _load(self, db: sqlite3.Connection, entries: Sequence[Entry]) -> list[_Work]:
-        """Return the first entries, at most a batch of chunks and at least one trace, by namespace."""
-        spans = vectors.spans(db, [e.row for e in entries])
-        taken: list[Entry] = []
-        chunks = 0
-        for entry in entries:
-            chunks += len(spans.get(entry.row, ()))
-            if taken and chunks > self._settings.batch_chunks:
-                break
-            taken.append(entry)
-        stored = traces.load(db, [e.row for e in taken])
-        taken.sort(key=lambda e: e.namespace_id)
-        return [_Work(space, list(group), stored, spans) for space, group in groupby(taken, key=lambda e: e.namespace_id)]
-
-    async def _index_or_set_aside(self, sink: Sink, work: _Work, index: Callable[[_Work], Awaitable[None]]) -> None:
+    async def _index_or_set_aside(self, sink: Sink, work: Work, index: Callable[[Work], Awaitable[None]]) -> None:
         """Index a batch; where it fails, trace by trace, and set aside the ones that fail alone."""
         try:
             await index(work)
@@ -270,25 +244,22 @@ class Indexer:
         async with self._refilling[sink]:
             await self._refill(sink)
 
-    async def _index_words(self, work: _Work) -> None:
+    async def _index_words(self, work: Work) -> None:
         await to_thread.run_sync(self._words.apply, work.namespace_id, work.upserts(None), work.removals, limiter=self._limiter["words"])
         seqs = [e.seq for e in work.entries]
         await self._store.write(lambda db: outbox.clear(db, seqs))
 
-    async def _index_vectors(self, work: _Work) -> None:
-        assert self._vectors is not None
-        assert self._model_id is not None
-        model = self._model_id
+    async def _index_vectors(self, sink: Sink, work: Work) -> None:
+        meaning = self._meanings[sink]
+        model = meaning.model_id
         texts = list(dict.fromkeys(text for e in work.entries if e.row in work.stored for text in work.texts(e.row)))
         hashes = {text: text_hash(text) for text in texts}
         cached = await self._store.read(lambda db: vectors.get(db, model, hashes.values()))
         missing = [text for text in texts if hashes[text] not in cached]
         self._metrics.count("chunk_vectors_cached", len(texts) - len(missing))
-        fresh = dict(zip(missing, await self._embedding.embed_chunks(missing), strict=True))
+        fresh = dict(zip(missing, await meaning.embedding.embed_chunks(missing), strict=True))
         embedded = {text: fresh[text] if text in fresh else cached[hashes[text]] for text in texts}
-        await to_thread.run_sync(
-            self._vectors.apply, work.namespace_id, work.upserts(embedded), work.removals, limiter=self._limiter["vectors"]
-        )
+        await to_thread.run_sync(meaning.index.apply, work.namespace_id, work.upserts(embedded), work.removals, limiter=self._limiter[sink])
         seqs, kept = [e.seq for e in work.entries], {hashes[text]: vector for text, vector in fresh.items()}
 
         def finish(db: sqlite3.Connection) -> None:

@@ -33,7 +33,7 @@ async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
         "engine": _engine(engine),
         "store": await engine.store.read(engine.store.figures),
         "index": await _index(engine),
-        "embedding": _embedding(engine),
+        "embedding": await _embedding(engine),
         "caches": {
             "results": engine.results.report(),
             "rankings": engine.rankings.report(),
@@ -76,7 +76,7 @@ async def _index(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _embedding(engine: Engine) -> dict[str, Any]:
+async def _embedding(engine: Engine) -> dict[str, Any]:
     counters = engine.metrics.counters()
     return {
         "model": engine.embedding.name,
@@ -84,9 +84,16 @@ def _embedding(engine: Engine) -> dict[str, Any]:
         "error": str(engine.embedding.error) if engine.embedding.error else None,
         "dim": engine.embedding.dim,
         "embedded_texts": counters.get("embedded_texts", 0),
+        "next": await _next_model(engine),
         "unseen_tokens": engine.embedding.model.unseen_tokens if engine.embedding.model else 0,
         "vectors_from_cache": counters.get("chunk_vectors_cached", 0),
     }
+
+
+async def _next_model(engine: Engine) -> dict[str, Any] | None:
+    if engine.change is None:
+        return None
+    return {"model": engine.change.embedding.name, "pending": await engine.store.read(lambda db: outbox.waiting(db, "vectors_next"))}
 
 
 def _compression(engine: Engine) -> dict[str, Any]:
@@ -137,7 +144,7 @@ async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
         return str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
 
     found = [("store", (result := await engine.store.read(integrity)) == "ok", result)]
-    found.append(("model", engine.embedding.ready, engine.embedding.name if engine.embedding.ready else str(engine.embedding.error)))
+    found.append(_model(engine))
     figures = await _index(engine)
     set_aside = figures["set_aside"]
     found.append(
@@ -154,6 +161,14 @@ async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
     usage = shutil.disk_usage(engine.settings.data_dir)
     found.append(("disk", usage.free >= LOW_DISK_BYTES, f"{usage.free / 2**30:.1f} GiB free"))
     return found
+
+
+def _model(engine: Engine) -> tuple[str, bool, str]:
+    if not engine.embedding.ready:
+        return "model", False, str(engine.embedding.error)
+    if problem := engine.problems.get("model change"):
+        return "model", False, f"{problem}; {engine.embedding.name} answers"
+    return "model", True, engine.embedding.name + (f"; {engine.change.embedding.name} is being prepared" if engine.change else "")
 
 
 def _chunks(db: sqlite3.Connection, space: int) -> int:

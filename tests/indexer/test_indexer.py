@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import WAIT_S, TinyModel, everything, put, trace
+from samples import WAIT_S, TinyModel, everything, model_of, put, trace
 
 from tracebank import indexer as module
 from tracebank.embedding import EmbeddingService
@@ -21,10 +21,11 @@ from tracebank.errors import DataDirError, IndexFaultError
 from tracebank.index import ChromaVectorIndex, ChunkKey, IndexedTrace, Removal, TantivyWordIndex
 from tracebank.index.base import FORMAT_FILE
 from tracebank.indexer import MAX_REBUILDS, Indexer
+from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters, Trace
 from tracebank.settings import IndexSettings
-from tracebank.store import Store, outbox, traces, vectors
+from tracebank.store import Store, outbox, traces
 from tracebank.store.outbox import BULK, SINKS, Sink
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +53,7 @@ class Rig:
     vectors: Any
     model: TinyModel
     indexer: Indexer
-    model_id: int
+    meaning: Meaning
     changed: list[int] = field(default_factory=list)
     running: asyncio.Task[None] | None = None
 
@@ -119,17 +120,18 @@ async def rig(
     embedding.start()
     await embedding.loaded()
     indexer = Indexer(
-        store=store, words=word_index, embedding=embedding, settings=IndexSettings(linger_ms=0, batch_chunks=batch_chunks),
+        store=store, words=word_index, settings=IndexSettings(linger_ms=0, batch_chunks=batch_chunks),
         metrics=metrics, changed=changed.append,
     )  # fmt: skip
-    model_id = await store.write(lambda db: vectors.model_id(db, "tiny"))
+    model_id = await model_of(store, "tiny")
     for sink, index in (("words", word_index), ("vectors", vector_index)):
         if index.fresh:
             await store.write(lambda db, sink=sink: outbox.fill(db, sink))
             index.mark_filled()
-    made = Rig(store, word_index, vector_index, model, indexer, model_id, changed)
+    meaning = Meaning(vector_index, embedding, model_id)
+    made = Rig(store, word_index, vector_index, model, indexer, meaning, changed)
     if attached:
-        indexer.attach(vector_index, model_id)
+        indexer.attach(meaning)
     made.running = asyncio.create_task(indexer.run())
     try:
         yield made
@@ -265,7 +267,7 @@ async def test_many_searches_that_fail_make_one_rebuild(tmp_path: Path) -> None:
         await asyncio.gather(*(r.indexer.repair("vectors", IndexFaultError("broken")) for _ in range(9)))
         await r.done()
         await r.check()
-        assert r.indexer.rebuilds == {"words": 0, "vectors": 1}
+        assert r.indexer.rebuilds == {"words": 0, "vectors": 1, "vectors_next": 0}
         await r.indexer.repair("vectors", IndexFaultError("broken again"))
         await r.done()
         await r.check()
@@ -370,7 +372,7 @@ async def test_what_somebody_waits_for_is_indexed_before_bulk(tmp_path: Path) ->
         await put(r.store, *(note(f"bulk{i}") for i in range(9)), priority=BULK)
         (mine,) = await put(r.store, note("mine"))
         r.model.gate.clear()
-        r.indexer.attach(r.vectors, r.model_id)
+        r.indexer.attach(r.meaning)
         assert await asyncio.to_thread(r.model.entered.acquire, True, WAIT_S)
         assert r.model.batches == [["note mine"]]
         assert not await r.indexer.wait(SINKS, up_to=mine.seq, timeout_s=0)
@@ -426,7 +428,7 @@ async def test_words_do_not_wait_for_meaning(tmp_path: Path) -> None:
         assert await r.indexer.wait(("words",), up_to=added.seq, timeout_s=WAIT_S)
         assert r.found("words") == {(added.row, 0)}
         assert not await r.indexer.wait(SINKS, up_to=added.seq, timeout_s=0.01)
-        r.indexer.attach(r.vectors, r.model_id)
+        r.indexer.attach(r.meaning)
         await r.done()
         await r.check()
 
@@ -482,7 +484,7 @@ async def test_who_waits_is_served_even_if_the_index_is_filled_meanwhile(tmp_pat
         (mine,) = await put(r.store, note("mine"))
         await r.store.write(lambda db: outbox.fill(db, "vectors"))
         r.model.gate.clear()
-        r.indexer.attach(r.vectors, r.model_id)
+        r.indexer.attach(r.meaning)
         assert await asyncio.to_thread(r.model.entered.acquire, True, WAIT_S)
         assert not await r.indexer.wait(SINKS, up_to=mine.seq, timeout_s=0)
         r.model.gate.set()

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from samples import TinyModel, cut, put, tiny_vector, trace
+from samples import TinyModel, cut, model_of, put, tiny_vector, trace
 
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingService
 from tracebank.errors import IndexFaultError, ModelLoadError
 from tracebank.index import ChromaVectorIndex, ChunkKey, IndexedTrace, TantivyWordIndex, WordHits
+from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters, Outcome, Trace
 from tracebank.retrieval import Ranked, Retriever
@@ -45,7 +46,7 @@ class Library:
         """Return a retriever that takes so many candidates from each index."""
         made = Retriever(store=self.store, words=self.words, embedding=self.embedding, candidates=candidates, metrics=Metrics())
         if deep:
-            made.attach(self.vectors, self.model_id)
+            made.attach(Meaning(self.vectors, self.embedding, self.model_id))
         return made
 
     def exact(self, texts: Sequence[str], spaces: Sequence[int], filters: Filters = Filters(), *, deep: bool = True) -> list[Ranked]:  # noqa: B008
@@ -98,7 +99,7 @@ async def library(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lib
     )
     embedding.start()
     await embedding.loaded()
-    model_id = await store.write(lambda db: vectors.model_id(db, "tiny"))
+    model_id = await model_of(store, "tiny")
     spaces: dict[int, dict[int, Trace]] = {}
     for space, (namespace, count) in enumerate([("one", 240), ("two", 60)], 1):
         values = [random_trace(rng, number, namespace) for number in range(count)]

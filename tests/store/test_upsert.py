@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from samples import LIMITS, NOW_MS, cut, everything, put, tiny_vector, trace
+from samples import LIMITS, NOW_MS, cut, everything, model_of, put, tiny_vector, trace
 
 from tracebank.chunking import text_hash
 from tracebank.records import Filters, Outcome, parse_trace
@@ -29,7 +29,7 @@ async def queued(store: Store) -> list[tuple[Any, ...]]:
 
 async def keep_vectors(store: Store, *texts: str) -> int:
     """Keep a vector for each text, and return the model's number."""
-    model = await store.write(lambda db: vectors.model_id(db, "tiny"))
+    model = await model_of(store, "tiny")
     await store.write(lambda db: vectors.put(db, model, {text_hash(text): tiny_vector(text) for text in texts}))
     return model
 
@@ -150,8 +150,8 @@ async def test_vectors_are_kept_by_model_and_nearly_exactly(store: Store) -> Non
     """float16 is close enough for a rank; one model's vectors are never given to another."""
     (added,) = await put(store, trace(content="a b c"))
     model = await keep_vectors(store, *(chunk.text for chunk in cut(trace(content="a b c"))))
-    other = await store.write(lambda db: vectors.model_id(db, "other"))
-    assert await store.write(lambda db: vectors.model_id(db, "tiny")) == model != other
+    other = await model_of(store, "other")
+    assert await model_of(store, "tiny") == model != other
     found = await store.read(lambda db: vectors.of_traces(db, model, [added.row]))
     assert {key: float(vector @ tiny_vector(cut(trace(content="a b c"))[key[1]].text)) for key, vector in found.items()} == pytest.approx(
         {(added.row, i): 1.0 for i in range(added.chunks)}, abs=1e-3

@@ -19,6 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from tracebank.embedding import EmbeddingService, Vectors
 from tracebank.errors import EmbeddingError, IndexFaultError
 from tracebank.index import ChunkKey, VectorIndex, WordHits, WordIndex
+from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
 from tracebank.retrieval.fusion import Ranked, fuse, merge
@@ -51,9 +52,13 @@ class Retriever:
         self._limiter = CapacityLimiter(PARALLEL_SEARCHES)
         self._faults: dict[Sink, IndexFaultError] = {}
 
-    def attach(self, index: VectorIndex, model_id: int) -> None:
-        """Hand over the vector index, once it is open: from now on meaning takes part."""
-        self._vectors, self._model_id = index, model_id
+    def expect(self, embedding: EmbeddingService) -> None:
+        """Say whose model will be there, or why there will be none."""
+        self._embedding = embedding
+
+    def attach(self, meaning: Meaning) -> None:
+        """Hand over a model and its vector index, once they are open: from now on meaning takes part."""
+        self._vectors, self._embedding, self._model_id = meaning.index, meaning.embedding, meaning.model_id
 
     @property
     def deep(self) -> bool:

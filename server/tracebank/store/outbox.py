@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Sink = Literal["words", "vectors"]
+Sink = Literal["words", "vectors", "vectors_next"]
+# Those that are searched. `vectors_next` is the index of a model that shall take the place of the present one.
 SINKS: tuple[Sink, ...] = ("words", "vectors")
 INTERACTIVE, BULK = 0, 1
 
@@ -24,7 +25,9 @@ class Entry:
 
 
 def put(db: sqlite3.Connection, row: int, namespace_id: int, *, stale_chunks: int, priority: int) -> int:
-    """Queue a trace for every sink and return the last sequence number given."""
+    """Queue a trace for every sink and return the last sequence number given to one that is searched."""
+    if db.execute("SELECT 1 FROM models WHERE role = 'next'").fetchone():
+        _put(db, "vectors_next", row, namespace_id, stale_chunks, BULK)
     return max(_put(db, sink, row, namespace_id, stale_chunks, priority) for sink in SINKS)
 
 
@@ -76,8 +79,8 @@ def waiting_rows(db: sqlite3.Connection, sink: str, last_row: int) -> int:
 
 
 def is_waiting(db: sqlite3.Connection, row: int) -> bool:
-    """Return whether any sink still has to index this trace, or could not."""
-    return db.execute("SELECT 1 FROM outbox WHERE trace = ? LIMIT 1", (row,)).fetchone() is not None
+    """Return whether any sink that is searched still has to index this trace, or could not."""
+    return db.execute("SELECT 1 FROM outbox WHERE trace = ? AND sink <> 'vectors_next' LIMIT 1", (row,)).fetchone() is not None
 
 
 def errors(db: sqlite3.Connection, *, limit: int = 20) -> list[tuple[str, str, str]]:

@@ -82,6 +82,11 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX outbox_due ON outbox (sink, priority, seq) WHERE error IS NULL;
     CREATE INDEX outbox_set_aside ON outbox (sink) WHERE error IS NOT NULL;
     """,
+    """
+    -- role: serving, next, or none. settings: how the model is loaded, so that it can serve while another takes its place.
+    ALTER TABLE models ADD COLUMN role TEXT;
+    ALTER TABLE models ADD COLUMN settings TEXT NOT NULL DEFAULT '{}';
+    """,
 )
 
 

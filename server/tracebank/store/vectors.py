@@ -14,12 +14,6 @@ ChunkKey = tuple[int, int]  # (row of the trace, ordinal of the chunk)
 _MAX_VARIABLES = 500  # SQLite's own bound was 999 for long
 
 
-def model_id(db: sqlite3.Connection, name: str) -> int:
-    """Return the number of a model, making it where it is new."""
-    found = db.execute("SELECT id FROM models WHERE name = ?", (name,)).fetchone()
-    return int(found[0] if found else db.execute("INSERT INTO models (name) VALUES (?) RETURNING id", (name,)).fetchone()[0])
-
-
 def put(db: sqlite3.Connection, model: int, vectors: Mapping[bytes, NDArray[np.floating]]) -> None:
     """Keep vectors by the hash of their text, as float16: half the size, and rank differences below 1e-3.
 
