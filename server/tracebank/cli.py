@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tracebank import __version__, link
-from tracebank.errors import EngineError, TracebankError
+from tracebank.errors import EngineError, InputError, TracebankError
 from tracebank.front import default_data_dir
 from tracebank.locking import holder_of
 
@@ -388,6 +388,38 @@ def _http_token(data_dir: str) -> str:
         return file.read_text(encoding="ascii").strip()
     except OSError as error:
         raise EngineError(f"{file} cannot be written: {error.strerror}; set TRACEBANK_HTTP_TOKEN") from error
+
+
+@command
+async def bench(
+    what: Annotated[str, typer.Argument(help="embedding: the model on sentence-transformers and on ONNX Runtime.")],
+    quick: Annotated[bool, typer.Option(help="Few texts: a first impression in half a minute.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what the model does on this machine, with the model of the settings."""
+    if what != "embedding":
+        raise InputError("what", f"must be embedding, not {what}")
+    from tracebank.bench import compare  # needed here only
+
+    rows = compare("quick" if quick else "full", lambda step: err.print(f"measuring: {step}", highlight=False))
+    if as_json:
+        show_json(rows)
+        return
+    table = Table("", *(row["engine"] for row in rows))
+    table.add_row("load, s", *(str(row["load_s"]) for row in rows))
+    for words in rows[0]["single"]:
+        table.add_row(
+            f"{words} words, one at a time, p50 / p95 ms", *("{p50_ms} / {p95_ms}".format(**row["single"][words]) for row in rows)
+        )
+    for words in rows[0]["batch_ms"]:
+        table.add_row(f"{words} words, in batches of 32, ms each", *(str(row["batch_ms"][words]) for row in rows))
+    for i, first in enumerate(rows[0]["concurrent"]):
+        each = ("{one_call_ms} / {callers_ms}".format(**row["concurrent"][i]) for row in rows)
+        table.add_row(f"{first['texts']} texts of 12 words, one call / 32 callers, ms each", *each)
+    for name, when in (("idle", "alone"), ("busy", "during an import")):
+        table.add_row(f"a question {when}, p50 / p95 ms", *("{p50_ms} / {p95_ms}".format(**row["beside_import"][name]) for row in rows))
+    table.add_row("peak memory, loaded / after, MB", *("{loaded} / {after}".format(**row["peak_mb"]) for row in rows))
+    out.print(table)
 
 
 @command

@@ -126,8 +126,7 @@ class Engine:
         self.warm = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         model = settings.embedding
-        self._models_dir = Path(model.cache_dir).expanduser() if model.cache_dir else settings.data_dir / "models"
-        self.token_spans = ModelTokens(model, self._models_dir)
+        self.token_spans = ModelTokens(model, self.settings.models_dir)
         self.embedding = self._service(model)
         self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, changed=self._changed)
         self.retriever = Retriever(
@@ -144,7 +143,7 @@ class Engine:
 
     def _service(self, model: EmbeddingSettings) -> EmbeddingService:
         return EmbeddingService(
-            lambda: load_model(model, self._models_dir),
+            lambda: load_model(model, self.settings.models_dir),
             name=vectors_name(model), batch_tokens=model.batch_tokens, cache_bytes=self.settings.cache.query_vectors_bytes,
             metrics=self.metrics, clock=time.monotonic,
         )  # fmt: skip

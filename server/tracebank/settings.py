@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     compression: CompressionSettings = CompressionSettings()
     daemon: DaemonSettings = DaemonSettings()
 
+    @property
+    def models_dir(self) -> Path:
+        """Where exported models are kept."""
+        return Path(self.embedding.cache_dir).expanduser() if self.embedding.cache_dir else self.data_dir / "models"
+
     @field_validator("tools", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
