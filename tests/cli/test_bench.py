@@ -13,6 +13,7 @@ COMMAND = str(Path(sys.executable).with_name("tracebank"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_every_engine_is_measured_with_every_length(tmp_path: Path) -> None:
     """As JSON; nothing but that is on standard output."""
     done = subprocess.run(
