@@ -18,7 +18,7 @@ SERVER, TOOLS = ROOT / "server" / "tracebank", ROOT / "tools" / "tracebank_tools
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "settings", "records", "locking"}),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
-    frozenset({"store", "index", "embedding"}),
+    frozenset({"store", "index", "embedding", "llm"}),
     frozenset({"retrieval", "compression", "indexer"}),
     frozenset({"engine", "reporting"}),
     frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli"}),

@@ -32,6 +32,7 @@ from tracebank.embedding import EmbeddingService, load_model, vectors_name
 from tracebank.errors import DataDirError, TracebankError
 from tracebank.index import ChromaVectorIndex, TantivyWordIndex
 from tracebank.indexer import Indexer
+from tracebank.llm import LlmClient, Spending, World
 from tracebank.locking import DataDirLock
 from tracebank.metrics import Metrics
 from tracebank.records import Limits, Query, Trace, parse_trace
@@ -136,6 +137,18 @@ class Engine:
             store=store, words=words, embedding=self.embedding, candidates=settings.retrieval.candidates, metrics=self.metrics
         )
 
+        llm = settings.llm
+        spending = Spending(store, daily_tokens=llm.daily_tokens, daily_usd=llm.daily_usd, clock=clock)
+        world = World(
+            spending=spending,
+            metrics=self.metrics,
+            tokenizer=self.tokenizer,
+            compress=self._shortened,
+            environ=os.environ,
+            wall_clock=clock,
+        )
+        self.llm = LlmClient(llm, world)
+
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: Settings, *, mode: str = "engine", clock: Callable[[], float] = time.time) -> AsyncIterator[Engine]:
@@ -180,6 +193,7 @@ class Engine:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.llm.close()
             self.embedding.close()
             self.words.close()
             if self.vectors is not None:
@@ -415,6 +429,9 @@ class Engine:
         self.metrics.count("compressed_tokens_in", compressed.original_tokens)
         self.metrics.count("compressed_tokens_out", compressed.tokens)
         return compressed
+
+    async def _shortened(self, text: str, budget_tokens: int) -> str:
+        return (await self.compress(text, budget_tokens=budget_tokens, ratio=None)).text
 
 
 def _with_spans(db: sqlite3.Connection, rows: Sequence[int]) -> tuple[dict[int, StoredTrace], dict[int, list[Span]]]:

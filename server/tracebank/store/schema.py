@@ -82,6 +82,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX outbox_due ON outbox (sink, priority, seq) WHERE error IS NULL;
     CREATE INDEX outbox_set_aside ON outbox (sink) WHERE error IS NOT NULL;
     """,
+    """
+    -- What language models have used, by day (UTC), with what is reserved for calls under way.
+    CREATE TABLE llm_spending (
+        day TEXT PRIMARY KEY, tokens INTEGER NOT NULL, nano_usd INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 
