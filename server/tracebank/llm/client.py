@@ -101,13 +101,14 @@ class LlmClient:
         if request.fresh:
             return await self._asked(request, names)
         key = (request.key(), *names)
-        if (kept := self.cache.get(key)) is not None:
+        if self._settings.cache and (kept := self.cache.get(key)) is not None:
             return replace(kept, cached=True)
         return await self._flights.fetch(key, lambda: self._kept(key, request, names))
 
     async def _kept(self, key: tuple[str, ...], request: Request, names: tuple[str, ...]) -> Completion:
         completion = await self._asked(request, names)
-        self.cache.put(key, completion)
+        if self._settings.cache:
+            self.cache.put(key, completion)
         return completion
 
     async def _asked(self, request: Request, names: tuple[str, ...]) -> Completion:

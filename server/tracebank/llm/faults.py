@@ -42,7 +42,8 @@ def of_status(provider: str, status: int, headers: Mapping[str, str], body: byte
 def of_network(provider: str, error: Exception) -> LlmUnavailableError:
     """Return the error for a request that got no whole answer."""
     never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-    said = str(error) or type(error).__name__
+    # Of a reset connection the library says nothing but its kind.
+    said = str(error) or "the connection broke"
     return LlmUnavailableError(provider, f"{said[:SHOWN_CHARS]} ({type(error).__name__})", processed=not never_sent, again=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -32,24 +33,27 @@ class Flights(Generic[Key, Value]):
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.ensure_future(_awaited(fetch)))
-            flight.task.add_done_callback(lambda _: self._landed(key, flight))
+            flight.task.add_done_callback(partial(self._landed, key))
         else:
             self.shared += 1
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
         except asyncio.CancelledError:
-            if flight.waiting == 1 and not flight.task.done():
+            if flight.waiting == 1 and self._flights.get(key) is flight:
                 # Whoever comes from now on starts anew: this one will not arrive.
-                self._landed(key, flight)
+                del self._flights[key]
                 flight.task.cancel()
             raise
         finally:
             flight.waiting -= 1
 
-    def _landed(self, key: Key, flight: _Flight[Value]) -> None:
-        if self._flights.get(key) is flight:
+    def _landed(self, key: Key, task: asyncio.Task[Value]) -> None:
+        if (flight := self._flights.get(key)) is not None and flight.task is task:
             del self._flights[key]
+        if not task.cancelled():
+            # Heard, even where everyone has left in the meantime.
+            task.exception()
 
 
 async def _awaited(fetch: Callable[[], Awaitable[Value]]) -> Value:

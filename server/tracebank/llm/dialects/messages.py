@@ -46,13 +46,14 @@ class Messages:
         if tokens_in is not None:
             # What was written to or read from the provider's prompt cache is not in the first count.
             tokens_in += (usage.get("cache_creation_input_tokens") or 0) + (usage.get("cache_read_input_tokens") or 0)
+        text = "".join(_text(block) for block in payload["content"])
         return Answer(
-            text="".join(_text(block) for block in payload["content"]),
+            text=text,
             model=payload.get("model") or "",
             tokens_in=tokens_in,
             tokens_out=usage.get("output_tokens"),
             truncated=stop == "max_tokens",
-            refusal="the model declined" if stop == "refusal" else "",
+            refusal=(text or "it gave no reason") if stop == "refusal" else "",
         )
 
 
