@@ -22,6 +22,8 @@ from tracebank.records import ENCODINGS
 
 CONFIG_NAME = "tracebank.toml"
 DATA_DIR_VARIABLE = "TRACEBANK_DATA_DIR"
+# Where people put a key by mistake.
+MAY_HOLD_A_KEY = frozenset({"base_url", "key_variable"})
 
 
 def default_data_dir() -> Path:
@@ -113,8 +115,10 @@ class ProviderSettings(_Section):
         "", description="address up to and with the version, such as http://127.0.0.1:11434/v1; empty: the protocol's own"
     )
     model: str = Field(min_length=1, description="the model, in the provider's words")
-    key_variable: str = Field("", description="environment variable that holds the key; empty: none is sent")
-    ca_file: str = Field("", description="certificates to trust, PEM; empty: the public ones")
+    key_variable: str = Field(
+        "", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", description="environment variable that holds the key; empty: none is sent"
+    )
+    ca_file: str = Field("", description="file of certificates (PEM) to trust besides the public ones")
     context_tokens: int = Field(32_000, ge=256, description="what the model reads and writes at most; a longer prompt is compressed")
     max_output_tokens: int = Field(2_000, ge=1, description="what an answer may have")
     json_schema: bool = Field(True, description="whether the provider takes a JSON schema; else the prompt asks for it")
@@ -239,4 +243,6 @@ def _explain(item: Any, file: Path) -> str:
     if item["type"] == "extra_forbidden":
         return f"setting {name}: there is no such setting (it is in {variable} or {file})"
     problem = item["msg"].removeprefix("Value error, ")
+    if item["loc"][-1] in MAY_HOLD_A_KEY:
+        return f"setting {name}: {problem} (set in {variable} or {file}; what it is now is not shown, because it may hold a key)"
     return f"setting {name}: {problem}, not {item['input']!r} (set in {variable} or {file})"

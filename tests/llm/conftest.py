@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,11 @@ def provider_settings(provider: LocalProvider, **changed: Any) -> dict[str, Any]
     """Return the settings of one provider that is the local one."""
     about = {"model": "tiny", "base_url": provider.base_url, "ca_file": str(provider.ca_file or "")}
     return about | changed
+
+
+def files_with_the_key(directory: Path) -> list[Path]:
+    """Return the files that hold the key."""
+    return [path for path in directory.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 ClientOf = Callable[..., LlmClient]

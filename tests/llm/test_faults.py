@@ -192,7 +192,7 @@ def _closed_port() -> str:
 async def test_where_nobody_listens_it_is_said_and_nothing_counts_as_used(client_of: ClientOf, world: World) -> None:
     """A local model that was not started is the commonest fault of all."""
     client = client_of({"model": "tiny", "base_url": _closed_port()}, attempts=2)
-    with pytest.raises(LlmUnavailableError, match="language model tiny: .*ConnectError"):
+    with pytest.raises(LlmUnavailableError, match=r"language model tiny: .*ConnectError"):
         await client.query(Request(prompt="greet"))
     assert await used(world) == 0
 

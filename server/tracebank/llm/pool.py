@@ -107,14 +107,14 @@ class Pool:
         )
 
     def _certificates(self) -> ssl.SSLContext:
-        if not self._ca_file:
-            return httpx.create_ssl_context()
-        try:
-            return ssl.create_default_context(cafile=os.path.expanduser(self._ca_file))
-        except OSError as error:
-            raise LlmRejectedError(
-                self._provider, f"ca_file {self._ca_file} cannot be read as certificates: {error}", processed=False
-            ) from error
+        context = httpx.create_ssl_context()
+        if self._ca_file:
+            try:
+                context.load_verify_locations(cafile=os.path.expanduser(self._ca_file))
+            except OSError as error:
+                problem = f"ca_file {self._ca_file} cannot be read as certificates: {error}"
+                raise LlmRejectedError(self._provider, problem, processed=False) from error
+        return context
 
     async def close(self) -> None:
         """Close the connections; a later request opens new ones."""

@@ -197,7 +197,7 @@ class PooledProvider:
             "failed": of("llm_failed"),
             "tokens_in": of("llm_tokens_in"),
             "tokens_out": of("llm_tokens_out"),
-            "cost_usd": round(of("llm_nano_usd") / NANO, 6),
+            "cost_usd": of("llm_nano_usd") / NANO,
         }
 
     async def close(self) -> None:

@@ -62,7 +62,7 @@ class Spending:
             "day": day,
             "tokens": used.tokens,
             "daily_tokens": self._cap.tokens,
-            "usd": round(used.nano_usd / NANO, 6),
+            "usd": used.nano_usd / NANO,
             "daily_usd": self._cap.nano_usd / NANO,
         }
 
