@@ -23,7 +23,7 @@ TELLTALES: list[Meeting] = [
     Raw(f'{{"error": {{"code": 502, "message": "bad header {KEY}"}}}}'.encode()),
     Raw(f'{{"error": "bad header {KEY}"}}'.encode()),
     Raw(f'{{"echo": "{KEY}"}}'.encode()),
-    Raw(f'{{"echo": "{"x" * 250}{KEY}{"y" * 290}"'.encode()),
+    Raw(f'{{"echo": "{"x" * 250}{KEY}{"y" * 284}"'.encode()),
     Truncated(),
     Reset(),
 ]
