@@ -2,7 +2,9 @@
 
     .venv/bin/python benchmarks/llm_bench.py [--latency-ms 50] [--calls 100] [--http2] > figures.jsonl
 
-The provider is a local server in a process of its own. `pooled`: one client for all calls; `per_call`: the same client
+`faults` meets each fault once in each protocol, with a second provider behind the first: what was sent, and who answered.
+
+The provider is a local server, for the times in a process of its own. `pooled`: one client for all calls; `per_call`: the same client
 made and closed for every call. The rest of a call (reservation and settlement on disk, counting, checking) is in both.
 Each way runs `--rounds` times, in turns, and the medians are compared. Needs the development extras.
 """
@@ -29,6 +31,9 @@ from tracebank.store import Store
 from tracebank.tokens import EstimateTokenizer, Tokenizer
 
 PROVIDER = Path(__file__).parents[1] / "tests" / "llm" / "provider.py"
+sys.path.insert(0, str(PROVIDER.parent))
+from provider import Meeting, Raw, Refusal, Reply, Reset, Slow, Status, Truncated, serving  # noqa: E402 - the tests are no package
+
 Run = Callable[[], Awaitable[None]]
 
 
@@ -126,6 +131,51 @@ async def batch_or_not(clients: Clients, args: argparse.Namespace) -> dict[str, 
     return {"bench": "batch_or_not", "concurrency": 10, "calls": 20, **taken, "ratio": round(s["in_sequence"] / s["batch"], 2)}
 
 
+PROTOCOLS = ("chat", "responses", "messages")
+SCHEMA = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"], "additionalProperties": False}
+FAULTS: dict[str, Meeting] = {
+    "429 with Retry-After": Status(429, {"retry-after": "1"}),
+    "429 with Retry-After of an hour": Status(429, {"retry-after": "3600"}),
+    "500": Status(500),
+    "503": Status(503),
+    "reset in mid-body": Reset(),
+    "slow bytes": Slow(),
+    "invalid JSON": Raw(b"{nope"),
+    "truncated JSON": Truncated(),
+    "wrong schema": Reply('{"name": 1}'),
+    "refusal": Refusal(),
+    "empty content": Reply(""),
+}
+
+
+async def fault(store: Store, name: str, protocol: str) -> dict[str, Any]:
+    """Meet one fault once, then always: a retry answers the first time, the next provider the second."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 2))
+
+    async with serving(answer=lambda _: Reply('{"title": "x"}')) as first, serving(answer=lambda _: Reply('{"title": "x"}')) as second:
+        about = {"model": "tiny", "protocol": protocol}
+        providers = [{**about, "name": "first", "base_url": first.base_url}, {**about, "name": "second", "base_url": second.base_url}]
+        settings = LlmSettings.model_validate({"providers": providers, "attempt_timeout_s": 0.3, "attempts": 3, "breaker_failures": 99})
+        spending = Spending(store, daily_tokens=10**12, daily_usd=1.0, clock=time.time)
+        client = LlmClient(
+            settings, World(spending=spending, metrics=Metrics(), tokenizer=_tokenizer, compress=None, environ={}, sleep=sleep)
+        )
+        request = Request(prompt="lesson", schema=SCHEMA, fresh=True)
+        first.meets(FAULTS[name])
+        once = await client.query_with_fallback(request)
+        sent, pauses_s = len(first.calls) + len(second.calls), list(slept)
+        first.meets(*[FAULTS[name]] * 3)
+        always = await client.query_with_fallback(request)
+        await client.close()
+    return {
+        "bench": "faults", "fault": name, "protocol": protocol,
+        "once": once.provider, "sent": sent, "pauses_s": pauses_s, "always": always.provider,
+    }  # fmt: skip
+
+
 async def _main(args: argparse.Namespace) -> None:
     with local_provider(args) as provider, tempfile.TemporaryDirectory() as directory:
         store = Store.open(Path(directory, "bench.sqlite3"))
@@ -137,6 +187,9 @@ async def _main(args: argparse.Namespace) -> None:
             for concurrency in (1, 10):
                 show(await pooled_or_not(clients, args, concurrency))
             show(await batch_or_not(clients, args))
+            for name in FAULTS:
+                for protocol in PROTOCOLS:
+                    show(await fault(store, name, protocol))
         finally:
             store.close()
 

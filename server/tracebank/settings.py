@@ -125,6 +125,14 @@ class ProviderSettings(_Section):
     usd_per_million_tokens_in: float = Field(0.0, ge=0, description="price of what it reads; 0: free, such as a local model")
     usd_per_million_tokens_out: float = Field(0.0, ge=0, description="price of what it writes")
 
+    @field_validator("key_variable")
+    @classmethod
+    def _not_ours(cls, value: str) -> str:
+        # What begins so is a setting: clients send theirs to the engine, and are told where they differ.
+        if value.upper().startswith("TRACEBANK_"):
+            raise ValueError("must not begin with TRACEBANK_")
+        return value
+
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, value: str) -> str:

@@ -58,6 +58,7 @@ async def test_a_configured_model_answers_is_told_and_keeps_its_account(
         settings = settings_of(tmp_path, llm={"providers": [about]})
         for run in (1, 2):
             async with Engine.open(settings) as engine:
+                assert (await report(engine, "llm"))["llm"]["providers"] == {"tiny": {"model": "tiny", "answered": {"count": 0}}}
                 long = " ".join(f"word{i}" for i in range(5_000))
                 completion = await engine.llm.query_with_fallback(Request(prompt=long))
                 assert 500 < len(provider.calls[-1].prompt) < len(long) / 2
@@ -102,6 +103,7 @@ async def test_off_is_off_in_every_way(tmp_path: Path, tiny: TinyModel) -> None:
         ({"protocol": "grpc"}, "Input should be 'chat', 'responses' or 'messages', not 'grpc'"),
         ({"api_key": "sk-secret"}, "there is no such setting"),
         ({"key_variable": "sk-secret"}, "String should match pattern"),
+        ({"key_variable": "TRACEBANK_LLM_KEY"}, "must not begin with TRACEBANK_"),
     ],
 )
 def test_a_wrong_provider_is_told(tmp_path: Path, about: dict[str, Any], says: str) -> None:

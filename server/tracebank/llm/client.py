@@ -146,7 +146,10 @@ class LlmClient:
         counters = self._world.metrics.counters()
         return {
             "configured": True,
-            "providers": {name: self._providers[name].report() if name in self._providers else {} for name in self.names},
+            "providers": {
+                name: self._providers[name].report() if name in self._providers else {"model": one.model, "answered": {"count": 0}}
+                for name, one in zip(self.names, self._settings.providers, strict=True)
+            },
             "retries": counters.get("llm_retries", 0),
             "fallbacks": counters.get("llm_fallbacks", 0),
             "shared": self._flights.shared,
