@@ -18,7 +18,7 @@ SERVER, TOOLS = ROOT / "server" / "tracebank", ROOT / "tools" / "tracebank_tools
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "settings", "records", "locking", "memory", "gate"}),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
-    frozenset({"store", "index", "embedding", "meaning"}),
+    frozenset({"store", "index", "embedding", "meaning", "llm"}),
     frozenset({"retrieval", "compression", "indexer", "work"}),
     frozenset({"engine", "reporting", "model_change"}),
     frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli", "bench"}),

@@ -34,6 +34,7 @@ from tracebank.errors import DataDirError, ModelLoadError, TracebankError
 from tracebank.gate import Gate
 from tracebank.index import TantivyWordIndex, VectorIndex
 from tracebank.indexer import Indexer
+from tracebank.llm import LlmClient, Spending, World
 from tracebank.locking import DataDirLock
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
@@ -134,6 +135,17 @@ class Engine:
         )
         self.change: ModelChange | None = None
         self._searching = Gate()
+        llm = settings.llm
+        spending = Spending(store, daily_tokens=llm.daily_tokens, daily_usd=llm.daily_usd, clock=clock)
+        world = World(
+            spending=spending,
+            metrics=self.metrics,
+            tokenizer=self.tokenizer,
+            compress=self._shortened,
+            environ=os.environ,
+            wall_clock=clock,
+        )
+        self.llm = LlmClient(llm, world)
 
     def _service_of_none(self, reason: str) -> EmbeddingService:
         def fail() -> EmbeddingModel:
@@ -196,6 +208,7 @@ class Engine:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.llm.close()
             await self.embedding.close()
             self.words.close()
             if self.vectors is not None:
@@ -496,6 +509,9 @@ class Engine:
         self.metrics.count("compressed_tokens_in", compressed.original_tokens)
         self.metrics.count("compressed_tokens_out", compressed.tokens)
         return compressed
+
+    async def _shortened(self, text: str, budget_tokens: int) -> str:
+        return (await self.compress(text, budget_tokens=budget_tokens, ratio=None)).text
 
 
 def _with_spans(db: sqlite3.Connection, rows: Sequence[int]) -> tuple[dict[int, StoredTrace], dict[int, list[Span]]]:

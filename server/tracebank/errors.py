@@ -12,12 +12,26 @@
     ├── IndexFaultError        a derived index failed (it can always be rebuilt)
     ├── EmbeddingError         a text could not be embedded
     │   └── ModelLoadError         the model could not be loaded
+    ├── LlmError               a language model could not be asked, or did not answer
+    │   ├── LlmOffError            no provider is configured: nothing was sent
+    │   ├── LlmCapError            the day's cap on spending would be exceeded: nothing was sent
+    │   ├── LlmExhaustedError      every provider of a list has failed
+    │   └── LlmCallError           one provider did not do as asked
+    │       ├── LlmRejectedError       it will not take this request: repeating is of no use
+    │       ├── LlmUnavailableError    the network or the provider failed: later it may work
+    │       └── LlmAnswerError         its answer cannot be used
+    │           ├── LlmSchemaError         it is not the JSON that was asked for
+    │           └── LlmRefusedError        the model declined to answer
     └── EngineError            the engine cannot be reached or did not do as asked
 
 A message is for the person or the agent who reads it: it says what is wrong, with which value, and what to do next.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class TracebankError(Exception):
@@ -71,6 +85,68 @@ class EmbeddingError(TracebankError):
 
 class ModelLoadError(EmbeddingError):
     """The embedding model could not be loaded."""
+
+
+class LlmError(TracebankError):
+    """A language model could not be asked, or did not answer."""
+
+
+class LlmOffError(LlmError):
+    """No language model is configured. Nothing was sent."""
+
+
+class LlmCapError(LlmError):
+    """The day's cap on spending would be exceeded. Nothing was sent."""
+
+
+class LlmCallError(LlmError):
+    """One provider did not do as asked.
+
+    `status` is that of an answer that was an error. `processed`: the provider may have worked on the request, so asking
+    again may be work done twice. `again`: asking again may help. `retry_after_s`: how long it asked to be left alone.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        problem: str,
+        *,
+        status: int | None = None,
+        processed: bool = True,
+        again: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"language model {provider}: {problem}")
+        self.provider, self.problem, self.status = provider, problem, status
+        self.processed, self.again, self.retry_after_s = processed, again, retry_after_s
+
+
+class LlmRejectedError(LlmCallError):
+    """The provider will not take this request (key, model, size): repeating is of no use."""
+
+
+class LlmUnavailableError(LlmCallError):
+    """The network or the provider failed; later it may work."""
+
+
+class LlmAnswerError(LlmCallError):
+    """The provider answered with what cannot be used."""
+
+
+class LlmSchemaError(LlmAnswerError):
+    """The answer is not JSON, or does not match the schema."""
+
+
+class LlmRefusedError(LlmAnswerError):
+    """The model declined to answer."""
+
+
+class LlmExhaustedError(LlmError):
+    """Every provider of a list has failed; `errors` tells how, in the order of the list."""
+
+    def __init__(self, errors: Sequence[LlmError]) -> None:
+        super().__init__("no language model answered: " + "; ".join(str(error) for error in errors))
+        self.errors = tuple(errors)
 
 
 class EngineError(TracebankError):

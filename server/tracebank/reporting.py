@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracebank.engine import Engine
 
 
-SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "plugins", "advice")
+SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "llm", "plugins", "advice")
 LOW_DISK_BYTES = 256 * 1_048_576
 
 
@@ -42,6 +42,7 @@ async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
         "latencies": engine.metrics.latencies(),
         "tokens": {"tokenizer": (await engine.tokenizer()).name, "problem": engine.tokenizers.problem},
         "compression": _compression(engine),
+        "llm": await engine.llm.report(),
         "plugins": dict(engine.plugins),
     }
     figures["advice"] = _advice(figures, engine)
@@ -116,10 +117,25 @@ def _advice(figures: dict[str, Any], engine: Engine) -> list[str]:
         advice.append("Some traces could not be indexed: run `tracebank doctor --repair`.")
     if figures["plugins"].get("broken"):
         advice.append("A tool plug-in is broken: see the section plugins, and upgrade or uninstall its package.")
+    advice += _llm_advice(engine)
     if shutil.disk_usage(engine.settings.data_dir).free < LOW_DISK_BYTES:
         advice.append(f"The disk of {engine.settings.data_dir} is nearly full: free some space.")
     if not figures["store"]["traces"]:
         advice.append("No traces yet: call add_trace after a task, or import some with `tracebank import FILE`.")
+    return advice
+
+
+def _llm_advice(engine: Engine) -> list[str]:
+    """Return what keeps a language model from being asked, or its cap from holding."""
+    advice = []
+    for provider in engine.settings.llm.providers:
+        name = provider.name or provider.model
+        if provider.key_variable and not os.environ.get(provider.key_variable):
+            advice.append(
+                f"Language model {name} has no key: set {provider.key_variable} in the client's environment and `tracebank stop`."
+            )
+        if provider.key_variable and not provider.usd_per_million_tokens_in + provider.usd_per_million_tokens_out:
+            advice.append(f"Language model {name} has no prices: llm.daily_usd cannot hold; set usd_per_million_tokens_in and _out.")
     return advice
 
 

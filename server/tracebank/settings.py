@@ -7,11 +7,13 @@ Nested settings are reached from the environment with two underscores: TRACEBANK
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
@@ -20,6 +22,8 @@ from tracebank.records import ENCODINGS
 
 CONFIG_NAME = "tracebank.toml"
 DATA_DIR_VARIABLE = "TRACEBANK_DATA_DIR"
+# Where people put a key by mistake.
+MAY_HOLD_A_KEY = frozenset({"base_url", "key_variable"})
 
 
 def default_data_dir() -> Path:
@@ -106,6 +110,81 @@ class CompressionSettings(_Section):
     head_ratio: float = Field(0.6, ge=0, le=1, description="share of the budget for the beginning when the middle is cut")
 
 
+class ProviderSettings(_Section):
+    """One language model that can be asked, and where."""
+
+    name: str = Field("", max_length=64, description="what errors and `stats` call it; empty: the model's name")
+    protocol: Literal["chat", "responses", "messages"] = Field(
+        "chat", description="chat: OpenAI-compatible chat completions; responses: OpenAI Responses; messages: Anthropic Messages"
+    )
+    base_url: str = Field(
+        "", description="address up to and with the version, such as http://127.0.0.1:11434/v1; empty: the protocol's own"
+    )
+    model: str = Field(min_length=1, description="the model, in the provider's words")
+    key_variable: str = Field(
+        "", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", description="environment variable that holds the key; empty: none is sent"
+    )
+    ca_file: str = Field("", description="file of certificates (PEM) to trust besides the public ones")
+    context_tokens: int = Field(32_000, ge=256, description="what the model reads and writes at most; a longer prompt is compressed")
+    max_output_tokens: int = Field(2_000, ge=1, description="what an answer may have")
+    json_schema: bool = Field(True, description="whether the provider takes a JSON schema; else the prompt asks for it")
+    usd_per_million_tokens_in: float = Field(0.0, ge=0, description="price of what it reads; 0: free, such as a local model")
+    usd_per_million_tokens_out: float = Field(0.0, ge=0, description="price of what it writes")
+
+    @field_validator("key_variable")
+    @classmethod
+    def _not_ours(cls, value: str) -> str:
+        # What begins so is a setting: clients send theirs to the engine, and are told where they differ.
+        if value.upper().startswith("TRACEBANK_"):
+            raise ValueError("must not begin with TRACEBANK_")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        if value and (not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value)):
+            raise ValueError("must be an http or https address without user, password or query")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        host = urlsplit(self.base_url).hostname
+        if self.key_variable and self.base_url.startswith("http:") and host not in {"localhost", "127.0.0.1", "::1"}:
+            raise ValueError("base_url must be https where a key is sent: over plain http everybody on the way can read it")
+        if self.max_output_tokens >= self.context_tokens:
+            raise ValueError("max_output_tokens must be less than context_tokens")
+        return self
+
+
+class LlmSettings(_Section):
+    """Language models. Without a provider there are none, and nothing is ever sent."""
+
+    providers: tuple[ProviderSettings, ...] = Field((), description="in the order in which they are asked; empty: off")
+    daily_tokens: int = Field(1_000_000, ge=0, description="tokens in and out that all of them may use in one day (UTC)")
+    daily_usd: float = Field(5.0, ge=0, description="US dollars that all of them may cost in one day (UTC)")
+    attempts: int = Field(4, ge=1, le=10, description="how often a provider is asked before the next one is")
+    backoff_s: float = Field(0.5, gt=0, le=60, description="the first pause between attempts is up to this long, each next up to twice")
+    max_wait_s: float = Field(30.0, ge=0, le=600, description="longest pause, also where the provider asks for more")
+    connect_timeout_s: float = Field(5.0, gt=0, description="seconds for a connection")
+    read_timeout_s: float = Field(90.0, gt=0, description="seconds without a byte")
+    write_timeout_s: float = Field(30.0, gt=0, description="seconds without a byte taken")
+    pool_timeout_s: float = Field(60.0, gt=0, description="seconds of waiting for one of the connections to be free")
+    attempt_timeout_s: float = Field(180.0, gt=0, description="seconds for one attempt as a whole, however slowly bytes come")
+    connections: int = Field(10, ge=1, le=100, description="connections kept open to each provider")
+    breaker_failures: int = Field(5, ge=1, description="failures in a row after which a provider is left alone")
+    breaker_pause_s: float = Field(30.0, gt=0, description="seconds for which it is left alone")
+    cache: int = Field(0, ge=0, le=1_000_000, description="answers kept for equal prompts; 0: none")
+    cache_ttl_s: float = Field(3_600, gt=0, description="seconds that an answer is kept")
+
+    @field_validator("providers")
+    @classmethod
+    def _one_of_each_name(cls, value: tuple[ProviderSettings, ...]) -> tuple[ProviderSettings, ...]:
+        names = [provider.name or provider.model for provider in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two providers are called {', '.join(twice)}: give each a name of its own")
+        return value
+
+
 class DaemonSettings(_Section):
     """The engine as a process of its own."""
 
@@ -129,6 +208,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     tokens: TokenSettings = TokenSettings()
     compression: CompressionSettings = CompressionSettings()
+    llm: LlmSettings = LlmSettings()
     daemon: DaemonSettings = DaemonSettings()
 
     @property
@@ -182,4 +262,6 @@ def _explain(item: Any, file: Path) -> str:
     if item["type"] == "extra_forbidden":
         return f"setting {name}: there is no such setting (it is in {variable} or {file})"
     problem = item["msg"].removeprefix("Value error, ")
+    if item["loc"][-1] in MAY_HOLD_A_KEY:
+        return f"setting {name}: {problem} (set in {variable} or {file}; what it is now is not shown, because it may hold a key)"
     return f"setting {name}: {problem}, not {item['input']!r} (set in {variable} or {file})"

@@ -170,7 +170,7 @@ def test_what_is_forgotten_is_in_no_file_of_the_store(shared: Home, namespace: s
         (("export", "-n", ""), "namespace: must not be empty"),
         (
             ("stats", "cash"),
-            "section: must be all or one of engine, store, index, embedding, caches, latencies, tokens, compression, plugins, advice, "
+            "section: must be all or one of engine, store, index, embedding, caches, latencies, tokens, compression, llm, plugins, advice, "
             "not 'cash'",
         ),
     ],

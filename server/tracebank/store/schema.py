@@ -87,6 +87,12 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE models ADD COLUMN role TEXT;
     ALTER TABLE models ADD COLUMN settings TEXT NOT NULL DEFAULT '{}';
     """,
+    """
+    -- What language models have used, by day (UTC), with what is reserved for calls under way.
+    CREATE TABLE llm_spending (
+        day TEXT PRIMARY KEY, tokens INTEGER NOT NULL, nano_usd INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 

@@ -1,0 +1,78 @@
+"""What can go wrong between us and a provider, as errors of our own. Keys never get into a message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from tracebank.errors import LlmCallError, LlmRejectedError, LlmUnavailableError
+
+SHOWN_CHARS = 300
+# Refused before any work was done: asking again does nothing twice. 529 is Anthropic's "overloaded".
+_UNPROCESSED = frozenset({425, 429, 503, 529})
+_TRANSIENT = frozenset({408, 409, 500, 502, 504}) | _UNPROCESSED
+_BY_STATUS = {
+    401: "it does not accept the key",
+    403: "the key may not do this",
+    404: "there is no such address or model",
+    429: "too many requests",
+}
+# It comes with status 429, and waiting does not bring money.
+_NO_QUOTA = "insufficient_quota"
+
+
+def of_status(provider: str, status: int, headers: Mapping[str, str], body: bytes, *, key: str, now: datetime) -> LlmCallError:
+    """Return the error for an answer whose status is one."""
+    said = _said(body)
+    problem = f"{_BY_STATUS.get(status, 'it failed' if status >= 500 else 'it rejects the request')} (status {status})"
+    if said:
+        problem += f": {without(key, said)[:SHOWN_CHARS]}"
+    if (status not in _TRANSIENT and status < 500) or _NO_QUOTA in said:
+        return LlmRejectedError(provider, problem, status=status, processed=False)
+    return LlmUnavailableError(
+        provider, problem, status=status, processed=status not in _UNPROCESSED, again=True, retry_after_s=retry_after_s(headers, now=now)
+    )
+
+
+def of_network(provider: str, error: Exception) -> LlmUnavailableError:
+    """Return the error for a request that got no whole answer."""
+    never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    # Of a reset connection the library says nothing but its kind.
+    said = str(error) or "the connection broke"
+    return LlmUnavailableError(provider, f"{said[:SHOWN_CHARS]} ({type(error).__name__})", processed=not never_sent, again=True)
+
+
+def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
+    """Return how long the provider asks to be left alone: in seconds, or until a date (RFC 9110, 10.2.3)."""
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # A date without a zone is in UTC, as all dates of HTTP are.
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
+
+
+def _said(body: bytes) -> str:
+    """Return the message in a body that tells of an error, as the providers write it, else its beginning."""
+    text = body.decode("utf-8", "replace")
+    try:
+        error: Any = json.loads(text)
+    except ValueError:
+        return " ".join(text.split())
+    error = error.get("error", error) if isinstance(error, dict) else error
+    if isinstance(error, dict):
+        return " ".join(str(error[name]) for name in ("message", "code") if error.get(name))
+    return str(error)
+
+
+def without(key: str, text: str) -> str:
+    """Return the text without the key: some providers repeat what they were sent."""
+    return text.replace(key, "[key]") if key else text

@@ -1,0 +1,123 @@
+"""The connections to one provider: one httpx client, kept open, HTTP/2 where it is offered, bounded in every phase."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from anyio import to_thread
+
+from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmUnavailableError
+from tracebank.llm.faults import SHOWN_CHARS, of_network, of_status, without
+
+MAX_ANSWER_BYTES = 16 * 1_048_576
+KEEPALIVE_S = 60.0
+
+# It writes every header into its debug log, the key's among them.
+logging.getLogger("hpack").setLevel(logging.INFO)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """How many connections, and how long each phase may take, in seconds."""
+
+    connections: int = 10
+    connect_s: float = 5.0
+    read_s: float = 90.0
+    write_s: float = 30.0
+    pool_s: float = 60.0
+    attempt_s: float = 180.0
+
+
+class Pool:
+    """Posts JSON to one provider. The first request opens it; `close` ends it."""
+
+    def __init__(self, provider: str, *, base_url: str, limits: PoolLimits, ca_file: str, wall_clock: Callable[[], float]) -> None:
+        self._provider, self._base_url, self._limits = provider, base_url, limits
+        self._ca_file, self._wall_clock = ca_file, wall_clock
+        self._opening = asyncio.Lock()
+        self._client: httpx.AsyncClient | None = None
+
+    async def post(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any], *, key: str) -> Mapping[str, Any]:
+        """Return the answer's JSON object. `key` is what must not come out again.
+
+        Raises: LlmRejectedError, LlmUnavailableError, LlmAnswerError.
+        """
+        client = self._client or await self._open()
+        try:
+            async with asyncio.timeout(self._limits.attempt_s):
+                response, content = await self._exchange(client, path, headers, body)
+        except TimeoutError as error:
+            raise LlmUnavailableError(self._provider, f"no answer after {self._limits.attempt_s:g} s", again=True) from error
+        except httpx.HTTPError as error:
+            raise of_network(self._provider, error) from error
+        if response.status_code != httpx.codes.OK:
+            raise of_status(self._provider, response.status_code, response.headers, content, key=key, now=self.now())
+        return self._parsed(content, key)
+
+    def now(self) -> datetime:
+        """Return the time by the clock on the wall, which is what dates of HTTP are in."""
+        return datetime.fromtimestamp(self._wall_clock(), UTC)
+
+    async def _exchange(
+        self, client: httpx.AsyncClient, path: str, headers: Mapping[str, str], body: Mapping[str, Any]
+    ) -> tuple[httpx.Response, bytes]:
+        async with client.stream("POST", f"{self._base_url}{path}", headers=dict(headers), json=body) as response:
+            content = bytearray()
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise LlmAnswerError(self._provider, f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+            return response, bytes(content)
+
+    def _parsed(self, content: bytes, key: str) -> Mapping[str, Any]:
+        try:
+            payload = json.loads(content)
+        except ValueError as error:
+            shown = without(key, content.decode("utf-8", "replace"))[-SHOWN_CHARS:]
+            raise LlmAnswerError(self._provider, f"its answer is not JSON ({error}), and ends with {shown!r}", again=True) from error
+        if not isinstance(payload, dict):
+            raise LlmAnswerError(self._provider, f"its answer is no JSON object but {type(payload).__name__}", again=True)
+        return payload
+
+    async def _open(self) -> httpx.AsyncClient:
+        async with self._opening:
+            if self._client is None:
+                # Reading the certificates takes tens of milliseconds.
+                self._client = await to_thread.run_sync(self._make)
+            return self._client
+
+    def _make(self) -> httpx.AsyncClient:
+        limits = self._limits
+        return httpx.AsyncClient(
+            http2=True,
+            verify=self._certificates(),
+            timeout=httpx.Timeout(connect=limits.connect_s, read=limits.read_s, write=limits.write_s, pool=limits.pool_s),
+            limits=httpx.Limits(
+                max_connections=limits.connections, max_keepalive_connections=limits.connections, keepalive_expiry=KEEPALIVE_S
+            ),
+        )
+
+    def _certificates(self) -> ssl.SSLContext:
+        context = httpx.create_ssl_context()
+        if self._ca_file:
+            try:
+                context.load_verify_locations(cafile=os.path.expanduser(self._ca_file))
+            except OSError as error:
+                problem = f"ca_file {self._ca_file} cannot be read as certificates: {error}"
+                raise LlmRejectedError(self._provider, problem, processed=False) from error
+        return context
+
+    async def close(self) -> None:
+        """Close the connections; a later request opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()

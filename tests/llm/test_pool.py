@@ -1,0 +1,95 @@
+"""Connections: kept, shared, encrypted, HTTP/2 where it is offered, and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import pytest
+from llm.conftest import ClientOf, provider_settings
+from llm.provider import Held, Raw, serving
+
+from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmUnavailableError
+from tracebank.llm import Request, pool
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_one_connection_serves_call_after_call(client_of: ClientOf) -> None:
+    """The handshake is paid once."""
+    async with serving(tls=True) as provider:
+        client = client_of(provider_settings(provider))
+        for number in range(5):
+            await client.query(Request(prompt=str(number)))
+        assert ([call.connection for call in provider.calls], provider.calls[0].http) == ([0] * 5, "1.1")
+
+
+async def test_http_2_is_spoken_where_it_is_offered(client_of: ClientOf) -> None:
+    """Calls at the same time share a connection."""
+    gate = asyncio.Event()
+    async with serving(tls=True, http2=True) as provider:
+        client = client_of(provider_settings(provider))
+        await client.query(Request(prompt="first"))
+        provider.meets(*[Held(gate)] * 8)
+        batch = asyncio.create_task(client.batch_query([str(i) for i in range(8)]))
+        await provider.until(9)
+        gate.set()
+        await batch
+        assert {(call.http, call.connection) for call in provider.calls} == {("2", 0)}
+
+
+async def test_there_are_never_more_connections_than_were_set(client_of: ClientOf) -> None:
+    """Who comes too late waits for a free one."""
+    gates = [asyncio.Event() for _ in range(6)]
+    async with serving(answer=lambda call: Held(gates[int(call.prompt)])) as provider:
+        client = client_of(provider_settings(provider), connections=2)
+        batch = asyncio.create_task(client.batch_query([str(i) for i in range(6)], concurrency=6))
+        for done in range(2, 7, 2):
+            await provider.until(done)
+            for call in provider.calls[done - 2 : done]:
+                gates[int(call.prompt)].set()
+        await batch
+        assert (provider.connections, provider.most_at_once) == (2, 2)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(client_of: ClientOf) -> None:
+    """Nothing is sent to a stranger, least of all a key."""
+    async with serving(tls=True) as provider:
+        client = client_of(provider_settings(provider, ca_file="", key_variable="THE_KEY"), attempts=1)
+        with pytest.raises(LlmUnavailableError, match="certificate verify failed") as caught:
+            await client.query(Request(prompt="x"))
+        assert provider.calls == []
+        assert isinstance(caught.value.__cause__, Exception)
+
+
+async def test_a_file_of_certificates_that_is_none_is_named(client_of: ClientOf) -> None:
+    """It is a setting that is wrong: asking again does not help."""
+    async with serving(tls=True) as provider:
+        client = client_of(provider_settings(provider, ca_file="/nowhere/ca.pem"))
+        with pytest.raises(LlmRejectedError, match=r"ca_file /nowhere/ca\.pem cannot be read") as caught:
+            await client.query(Request(prompt="x"))
+        assert isinstance(caught.value.__cause__, OSError | ssl.SSLError)
+
+
+async def test_silence_ends_with_the_phase_that_it_is_in(client_of: ClientOf) -> None:
+    """Reading, and waiting for a connection, each have a limit of their own."""
+    async with serving(answer=lambda _: Held(asyncio.Event())) as provider:
+        client = client_of(provider_settings(provider), attempts=1, read_timeout_s=0.1)
+        with pytest.raises(LlmUnavailableError, match="ReadTimeout"):
+            await client.query(Request(prompt="x"))
+        busy = client_of(provider_settings(provider), attempts=1, connections=1, pool_timeout_s=0.1)
+        holding = asyncio.create_task(busy.query(Request(prompt="y")))
+        await provider.until(2)
+        with pytest.raises(LlmUnavailableError, match="PoolTimeout") as caught:
+            await busy.query(Request(prompt="z"))
+        assert not caught.value.processed
+        holding.cancel()
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(client_of: ClientOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider cannot fill our memory."""
+    monkeypatch.setattr(pool, "MAX_ANSWER_BYTES", 1_000)
+    async with serving(answer=lambda _: Raw(b'{"a": "' + b"a" * 100_000 + b'"}')) as provider:
+        with pytest.raises(LlmAnswerError, match="longer than 1000 bytes"):
+            await client_of(provider_settings(provider)).query(Request(prompt="x"))
+        assert len(provider.calls) == 1
