@@ -74,7 +74,7 @@ def load_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Embeddi
     """Let engines get their model from a function."""
 
     def load_with(load: Callable[[], EmbeddingModel]) -> None:
-        monkeypatch.setattr("tracebank.engine.load_model", lambda *_, **__: load())
+        monkeypatch.setattr("tracebank.semantics.load_model", lambda *_, **__: load())
 
     return load_with
 

@@ -350,7 +350,7 @@ async def test_a_broken_index_is_repaired_behind_the_answers(tmp_path: Path, tin
                 path.write_bytes(b"garbage" * 500)
         found = await engine.retrieve({"query": "upload"}, session)
         assert (len(ids(found)), found.dense, found.note) == (5, False, "the index of vectors is being rebuilt")
-        await asyncio.gather(*[task for task in engine._tasks if task.get_name() == "repair of vectors"])
+        await asyncio.gather(*[task for task in engine.background.tasks if task.get_name() == "repair of vectors"])
         await settled(engine)
         found = await engine.retrieve({"query": "upload"}, session)
         assert (len(ids(found)), found.dense, found.note) == (5, True, "")

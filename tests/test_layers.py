@@ -16,11 +16,11 @@ SERVER, TOOLS = ROOT / "server" / "tracebank", ROOT / "tools" / "tracebank_tools
 
 # A module or a package with all that is in it. Where does a new one belong? On the floor above the highest it needs.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "settings", "records", "locking", "memory", "gate"}),
+    frozenset({"errors", "settings", "records", "locking", "memory", "gate", "background"}),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
     frozenset({"store", "index", "embedding", "meaning", "llm"}),
     frozenset({"retrieval", "compression", "indexer", "work"}),
-    frozenset({"engine", "reporting", "model_change"}),
+    frozenset({"engine", "reporting", "model_change", "semantics"}),
     frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli", "bench"}),
 )
 FLOOR_OF = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -49,7 +49,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """The models, in place of those on the disk."""
     made = World()
-    monkeypatch.setattr("tracebank.engine.load_model", made.load)
+    monkeypatch.setattr("tracebank.semantics.load_model", made.load)
     return made
 
 
@@ -69,8 +69,8 @@ async def filled(tmp_path: Path) -> None:
 async def changed(engine: Engine) -> None:
     """Wait until a change of the model has ended, one way or the other."""
     async with asyncio.timeout(WAIT_S):
-        await asyncio.gather(*(task for task in engine._tasks if task.get_name() in ("model change", "former model")))
-        await asyncio.gather(*(task for task in engine._tasks if task.get_name() == "former model"))
+        await asyncio.gather(*(task for task in engine.background.tasks if task.get_name() in ("model change", "former model")))
+        await asyncio.gather(*(task for task in engine.background.tasks if task.get_name() == "former model"))
 
 
 async def begun(world: World, name: str) -> None:

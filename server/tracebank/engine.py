@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,26 +25,25 @@ import uuid_utils
 from anyio import to_thread
 
 from tracebank import __version__, memory
+from tracebank.background import Background
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
-from tracebank.embedding import EmbeddingModel, EmbeddingService, ModelTokens, load_model, vectors_name
-from tracebank.errors import DataDirError, ModelLoadError, TracebankError
+from tracebank.embedding import EmbeddingService, ModelTokens
+from tracebank.errors import DataDirError
 from tracebank.gate import Gate
 from tracebank.index import TantivyWordIndex, VectorIndex
 from tracebank.indexer import Indexer
 from tracebank.llm import LlmClient, Spending, World
 from tracebank.locking import DataDirLock
-from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
-from tracebank.model_change import ModelChange, open_vectors
 from tracebank.records import Limits, Query, Trace, parse_trace
 from tracebank.retrieval import Page, Ranked, Retriever, Searched, present
 from tracebank.retrieval.presentation import Span
 from tracebank.retrieval.request import cursor_at, offset_of, parse_query
-from tracebank.settings import EmbeddingSettings, Settings
-from tracebank.store import Added, Store, StoredTrace, models, outbox, traces, vectors
-from tracebank.store.models import Model, Plan
+from tracebank.semantics import Semantics
+from tracebank.settings import Settings
+from tracebank.store import Added, Store, StoredTrace, outbox, traces, vectors
 from tracebank.store.outbox import Sink
 from tracebank.tokens import Tokenizer, TokenizerLoader
 
@@ -111,8 +109,7 @@ class Engine:
         self.limits, self.metrics = Limits(), Metrics()
         self.started_at = clock()
         self._clock = clock
-        self.vectors: VectorIndex | None = None
-        self.problems: dict[str, str] = {}
+        self.background = Background()
         # What the outermost floor has to say of its plug-ins, for `stats`.
         self.plugins: dict[str, Any] = {}
         self.tokenizers = TokenizerLoader(settings.tokens.encoding, cache_dir=settings.data_dir / "tiktoken")
@@ -123,18 +120,16 @@ class Engine:
         self._generations: dict[int, int] = {}
         # The last trace that somebody waits for, and up to where words are known to be searchable.
         self._last_seq = self._searchable_seq = 0
-        # Set when meaning takes part in search, or it is known that it will not.
-        self.warm = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        model = settings.embedding
-        self.token_spans = ModelTokens(model, self.settings.models_dir)
-        self.embedding = self._service(model)
+        self._searching = Gate()
+        self.token_spans = ModelTokens(settings.embedding, settings.models_dir)
+        self.semantics = Semantics(
+            settings=settings, store=store, metrics=self.metrics, background=self.background, searching=self._searching,
+            came_up=startup.done, exchanged=self._forget_answers,
+        )  # fmt: skip
         self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, changed=self._changed)
         self.retriever = Retriever(
             store=store, words=words, embedding=self.embedding, candidates=settings.retrieval.candidates, metrics=self.metrics
         )
-        self.change: ModelChange | None = None
-        self._searching = Gate()
         llm = settings.llm
         spending = Spending(store, daily_tokens=llm.daily_tokens, daily_usd=llm.daily_usd, clock=clock)
         world = World(
@@ -147,18 +142,25 @@ class Engine:
         )
         self.llm = LlmClient(llm, world)
 
-    def _service_of_none(self, reason: str) -> EmbeddingService:
-        def fail() -> EmbeddingModel:
-            raise ModelLoadError(reason)
+    @property
+    def embedding(self) -> EmbeddingService:
+        """The model that answers, with its queue."""
+        return self.semantics.embedding
 
-        return EmbeddingService(fail, name="", cache_bytes=0, metrics=self.metrics, clock=time.monotonic)
+    @property
+    def vectors(self) -> VectorIndex | None:
+        """The index of its vectors, once it is open."""
+        return self.semantics.index
 
-    def _service(self, model: EmbeddingSettings) -> EmbeddingService:
-        return EmbeddingService(
-            lambda: load_model(model, self.settings.models_dir),
-            name=vectors_name(model), batch_tokens=model.batch_tokens, cache_bytes=self.settings.cache.query_vectors_bytes,
-            metrics=self.metrics, clock=time.monotonic,
-        )  # fmt: skip
+    @property
+    def warm(self) -> asyncio.Event:
+        """Set when meaning takes part in search, or it is known that it will not."""
+        return self.semantics.warm
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What has gone wrong in the background, by the name of the part."""
+        return self.background.problems
 
     @classmethod
     @asynccontextmanager
@@ -195,101 +197,21 @@ class Engine:
             self.words.mark_filled()
         self.startup.done("words")
         self.tokenizers.start()
-        plan = await self.store.write(lambda db: models.plan(db, self.embedding.name, self.settings.embedding.model_dump_json()))
-        if plan.next is not None:
-            self._use(self._former(plan.serving))
-        self.embedding.start()
-        self._spawn("indexer", self.indexer.run)
-        self._spawn("memory", self._give_memory_back)
-        self._spawn("meaning", partial(self._warm_up, plan)).add_done_callback(lambda _: self.warm.set())
+        self.background.spawn("indexer", self.indexer.run)
+        self.background.spawn("memory", self._give_memory_back)
+        await self.semantics.start(self.indexer, self.retriever)
         try:
             yield
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.background.cancel()
             await self.llm.close()
-            await self.embedding.close()
+            await self.semantics.close()
             self.words.close()
-            if self.vectors is not None:
-                self.vectors.close()
 
-    async def _warm_up(self, plan: Plan) -> None:
-        """Open Chroma while the model loads; when both are there, meaning takes part."""
-        began = time.perf_counter()
-        self.vectors = index = await open_vectors(self._vectors_dir(plan.serving), plan.serving.name)
-        self.startup.done("chroma", began)
-        if index.fresh:
-            await self.store.write(lambda db: outbox.fill(db, "vectors"))
-            index.mark_filled()
-        try:
-            await self.embedding.loaded()
-        except TracebankError as error:
-            if plan.next is None:
-                raise
-            log.warning("the former model cannot answer until the new one does: %s", error)
-            await self._skip_to(plan.next)
-            return
-        self.startup.done("model", began)
-        meaning = Meaning(index, self.embedding, plan.serving.id)
-        self.indexer.attach(meaning)
-        self.retriever.attach(meaning)
-        if plan.next is not None:
-            self.change = ModelChange(
-                store=self.store, indexer=self.indexer, embedding=self._service(self.settings.embedding), model_id=plan.next.id,
-                directory=self._vectors_dir(plan.next), between_searches=self._searching.closed, serve=self._exchange,
-            )  # fmt: skip
-            self._spawn("model change", self.change.run)
-        await to_thread.run_sync(self._tidy, [model for model in (plan.serving, plan.next) if model])
-
-    def _vectors_dir(self, model: Model) -> Path:
-        return self.settings.data_dir / "index" / f"vectors-{model.id}"
-
-    def _use(self, embedding: EmbeddingService) -> None:
-        self.embedding = embedding
-        self.retriever.expect(embedding)
-
-    def _former(self, serving: Model) -> EmbeddingService:
-        """Return the service of the model that has answered so far."""
-        try:
-            former = self._service(EmbeddingSettings.model_validate_json(serving.settings))
-        except ValueError as error:
-            return self._service_of_none(f"its settings are of another version: {error}")
-        return former if former.name == serving.name else self._service_of_none(f"{serving.name} is now {former.name}")
-
-    async def _skip_to(self, following: Model) -> None:
-        """Let the new model answer at once, with what its index has."""
-        await self.embedding.close()
-        if self.vectors is not None:
-            self.vectors.close()
-        await self.store.write(lambda db: models.serve(db, following.id))
-        self._use(self._service(self.settings.embedding))
-        self.embedding.start()
-        await self._warm_up(Plan(following, None))
-
-    def _exchange(self, meaning: Meaning) -> None:
-        former, index = self.embedding, self.vectors
-        self.vectors, self.change = meaning.index, None
-        self._use(meaning.embedding)
-        self.retriever.attach(meaning)
-        # What they hold was found by the former model.
+    def _forget_answers(self) -> None:
+        # What they hold was found by another model.
         self.results.clear()
         self.rankings.clear()
-
-        async def retire() -> None:
-            await former.close()
-            if index is not None:
-                await to_thread.run_sync(index.close)
-            await to_thread.run_sync(self._tidy, [await self.store.read(models.serving)])
-
-        self._spawn("former model", retire)
-
-    def _tidy(self, used: Sequence[Model]) -> None:
-        """Delete the vector indexes of models that are not in use any more."""
-        kept = {self._vectors_dir(model) for model in used}
-        for directory in (self.settings.data_dir / "index").glob("vectors*"):
-            if directory.with_suffix("") not in kept:
-                shutil.rmtree(directory, ignore_errors=True)
 
     async def _give_memory_back(self) -> None:
         """Hand back what is free, every few seconds in which something was done."""
@@ -299,23 +221,6 @@ class Engine:
             if (now := self.metrics.total) != done:
                 done = now
                 await to_thread.run_sync(memory.give_back)
-
-    def _spawn(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._supervised(name, work), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _supervised(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await work()
-        except Exception as error:  # a part that fails is told in `stats`, and the others go on
-            cause: BaseException = error
-            while isinstance(cause, BaseExceptionGroup):
-                cause = cause.exceptions[0]
-            self.problems[name] = str(cause)
-            # What we raise on purpose says it all; of anything else the place is wanted.
-            log.error("%s has failed: %s", name, cause, exc_info=not isinstance(cause, TracebankError))  # noqa: TRY400 - as just said
 
     def session(self, namespace: str | None = None) -> Session:
         """Return a session for one client."""
@@ -466,7 +371,7 @@ class Engine:
 
     def _see_to_faults(self) -> None:
         for sink, fault in self.retriever.take_faults().items():
-            self._spawn(f"repair of {sink}", partial(self.indexer.repair, sink, fault))
+            self.background.spawn(f"repair of {sink}", partial(self.indexer.repair, sink, fault))
 
     def _changed(self, space: int) -> None:
         self._generations[space] = self._generations.get(space, 0) + 1

@@ -92,9 +92,12 @@ async def _embedding(engine: Engine) -> dict[str, Any]:
 
 
 async def _next_model(engine: Engine) -> dict[str, Any] | None:
-    if engine.change is None:
+    if engine.semantics.change is None:
         return None
-    return {"model": engine.change.embedding.name, "pending": await engine.store.read(lambda db: outbox.waiting(db, "vectors_next"))}
+    return {
+        "model": engine.semantics.change.embedding.name,
+        "pending": await engine.store.read(lambda db: outbox.waiting(db, "vectors_next")),
+    }
 
 
 def _compression(engine: Engine) -> dict[str, Any]:
@@ -184,7 +187,11 @@ def _model(engine: Engine) -> tuple[str, bool, str]:
         return "model", False, str(engine.embedding.error)
     if problem := engine.problems.get("model change"):
         return "model", False, f"{problem}; {engine.embedding.name} answers"
-    return "model", True, engine.embedding.name + (f"; {engine.change.embedding.name} is being prepared" if engine.change else "")
+    return (
+        "model",
+        True,
+        engine.embedding.name + (f"; {engine.semantics.change.embedding.name} is being prepared" if engine.semantics.change else ""),
+    )
 
 
 def _chunks(db: sqlite3.Connection, space: int) -> int:

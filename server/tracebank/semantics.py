@@ -1,0 +1,157 @@
+"""The side of meaning: which model and which vector index answer, how they come up, and how others take their place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from anyio import to_thread
+
+from tracebank.background import Background
+from tracebank.embedding import EmbeddingModel, EmbeddingService, load_model, vectors_name
+from tracebank.errors import ModelLoadError, TracebankError
+from tracebank.gate import Gate
+from tracebank.index import VectorIndex
+from tracebank.indexer import Indexer
+from tracebank.meaning import Meaning
+from tracebank.metrics import Metrics
+from tracebank.model_change import ModelChange, open_vectors
+from tracebank.retrieval import Retriever
+from tracebank.settings import EmbeddingSettings, Settings
+from tracebank.store import Store, models, outbox
+from tracebank.store.models import Model, Plan
+
+log = logging.getLogger(__name__)
+
+
+class Semantics:
+    """Owns the embedding service and the vector index. `warm` is set when they answer, or it is known that they will not."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        metrics: Metrics,
+        background: Background,
+        searching: Gate,
+        came_up: Callable[[str, float], None],
+        exchanged: Callable[[], None],
+    ) -> None:
+        """Take what it needs. `came_up(part, since)` hears of each part; `exchanged()` that another model answers from now on."""
+        self._settings, self._store, self._metrics, self._background = settings, store, metrics, background
+        self._searching, self._came_up, self._exchanged = searching, came_up, exchanged
+        self.embedding = self._service(settings.embedding)
+        self.index: VectorIndex | None = None
+        self.change: ModelChange | None = None
+        self.warm = asyncio.Event()
+
+    async def start(self, indexer: Indexer, retriever: Retriever) -> None:
+        """Begin to load the model that answers and to open its index; when both are there, meaning takes part."""
+        self._indexer, self._retriever = indexer, retriever
+        wanted = self._settings.embedding.model_dump_json()
+        plan = await self._store.write(lambda db: models.plan(db, self.embedding.name, wanted))
+        if plan.next is not None:
+            self._use(self._former(plan.serving))
+        self.embedding.start()
+        self._background.spawn("meaning", partial(self._warm_up, plan)).add_done_callback(lambda _: self.warm.set())
+
+    async def close(self) -> None:
+        """Let go of the model and the index. The background tasks have ended."""
+        await self.embedding.close()
+        if self.index is not None:
+            self.index.close()
+
+    def _service(self, model: EmbeddingSettings) -> EmbeddingService:
+        return EmbeddingService(
+            lambda: load_model(model, self._settings.models_dir),
+            name=vectors_name(model), batch_tokens=model.batch_tokens, cache_bytes=self._settings.cache.query_vectors_bytes,
+            metrics=self._metrics, clock=time.monotonic,
+        )  # fmt: skip
+
+    def _former(self, serving: Model) -> EmbeddingService:
+        """Return the service of the model that has answered so far."""
+        try:
+            former = self._service(EmbeddingSettings.model_validate_json(serving.settings))
+        except ValueError as error:
+            return self._service_of_none(f"its settings are of another version: {error}")
+        return former if former.name == serving.name else self._service_of_none(f"{serving.name} is now {former.name}")
+
+    def _service_of_none(self, reason: str) -> EmbeddingService:
+        def fail() -> EmbeddingModel:
+            raise ModelLoadError(reason)
+
+        return EmbeddingService(fail, name="", cache_bytes=0, metrics=self._metrics, clock=time.monotonic)
+
+    def _use(self, embedding: EmbeddingService) -> None:
+        self.embedding = embedding
+        self._retriever.expect(embedding)
+
+    async def _warm_up(self, plan: Plan) -> None:
+        """Open Chroma while the model loads."""
+        began = time.perf_counter()
+        self.index = index = await open_vectors(self._directory(plan.serving), plan.serving.name)
+        self._came_up("chroma", began)
+        if index.fresh:
+            await self._store.write(lambda db: outbox.fill(db, "vectors"))
+            index.mark_filled()
+        try:
+            await self.embedding.loaded()
+        except TracebankError as error:
+            if plan.next is None:
+                raise
+            log.warning("the former model cannot answer until the new one does: %s", error)
+            await self._skip_to(plan.next)
+            return
+        self._came_up("model", began)
+        meaning = Meaning(index, self.embedding, plan.serving.id)
+        self._indexer.attach(meaning)
+        self._retriever.attach(meaning)
+        if plan.next is not None:
+            self.change = self._change_to(plan.next)
+            self._background.spawn("model change", self.change.run)
+        await to_thread.run_sync(self._tidy, [model for model in (plan.serving, plan.next) if model])
+
+    async def _skip_to(self, following: Model) -> None:
+        """Let the new model answer at once, with what its index has."""
+        await self.close()
+        await self._store.write(lambda db: models.serve(db, following.id))
+        self._use(self._service(self._settings.embedding))
+        self.embedding.start()
+        await self._warm_up(Plan(following, None))
+
+    def _change_to(self, following: Model) -> ModelChange:
+        return ModelChange(
+            store=self._store, indexer=self._indexer, embedding=self._service(self._settings.embedding), model_id=following.id,
+            directory=self._directory(following), between_searches=self._searching.closed, serve=self._exchange,
+        )  # fmt: skip
+
+    def _exchange(self, meaning: Meaning) -> None:
+        former, index = self.embedding, self.index
+        self.index, self.change = meaning.index, None
+        self._use(meaning.embedding)
+        self._retriever.attach(meaning)
+        self._exchanged()
+
+        async def retire() -> None:
+            await former.close()
+            if index is not None:
+                await to_thread.run_sync(index.close)
+            await to_thread.run_sync(self._tidy, [await self._store.read(models.serving)])
+
+        self._background.spawn("former model", retire)
+
+    def _directory(self, model: Model) -> Path:
+        return self._settings.data_dir / "index" / f"vectors-{model.id}"
+
+    def _tidy(self, used: Sequence[Model]) -> None:
+        """Delete the vector indexes of models that are not in use any more."""
+        kept = {self._directory(model) for model in used}
+        for directory in (self._settings.data_dir / "index").glob("vectors*"):
+            if directory.with_suffix("") not in kept:
+                shutil.rmtree(directory, ignore_errors=True)
