@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,26 +58,37 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     return subprocess.run([COMMAND, *arguments], env=environment, capture_output=True, encoding="utf-8", timeout=WAIT_S, check=False)
 
 
+@contextmanager
+def serving(environment: dict[str, str], *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `tracebank serve` on a free port, and in the end stop it and its engine."""
+    process = subprocess.Popen(
+        [COMMAND, "serve", "--port", "0", *options],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8",
+        # A shell's background job ignores the interrupt; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+    run(environment, "stop")
+
+
+def told_url(process: subprocess.Popen[str]) -> str:
+    """Return the address that it prints next."""
+    assert process.stdout is not None
+    return process.stdout.readline().split()[-1]
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve on a free port for all tests of this module."""
     data_dir = tmp_path_factory.mktemp("http")
     environment = environment_of(data_dir)
-    process = subprocess.Popen(
-        [COMMAND, "serve", "--port", "0"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        encoding="utf-8",
-        # A shell's background job ignores the interrupt; a person's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    with process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
+    with serving(environment) as process:
+        url = told_url(process)
         yield Served(url, (data_dir / "http.token").read_text(), data_dir, environment, process)
-        process.terminate()
-    run(environment, "stop")
 
 
 def test_a_real_client_stores_and_finds_over_http(served: Served) -> None:
@@ -141,24 +153,27 @@ def test_a_port_that_is_taken_is_told(served: Served) -> None:
 def test_an_interrupt_ends_serving_and_not_the_engine(tmp_path: Path) -> None:
     """After Ctrl-C nobody listens any more, while the engine goes on for the other clients."""
     environment = environment_of(tmp_path)
-    process = subprocess.Popen(
-        [COMMAND, "serve", "--port", "0", "--no-token"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        encoding="utf-8",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    with process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
+    with serving(environment, "--no-token") as process:
+        url = told_url(process)
         assert httpx2.post(url, content=json.dumps(HELLO), headers=HEADERS, timeout=WAIT_S).status_code == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(WAIT_S) == 130
-    try:
         assert json.loads(run(environment, "status", "--json").stdout)["running"] is True
-    finally:
         # The engine has let go of the port once it has ended what the interrupted command had asked for.
         assert run(environment, "stop").returncode == 0
     with pytest.raises(httpx2.ConnectError):
         httpx2.post(url, content=json.dumps(HELLO), headers=HEADERS, timeout=WAIT_S)
+
+
+def test_an_engine_that_dies_is_followed_by_one_at_the_same_address(tmp_path: Path) -> None:
+    """Which knows what the former had acknowledged. `tracebank stop` ends serving, without an error."""
+    environment = environment_of(tmp_path)
+    with serving(environment, "--no-token") as process:
+        url = told_url(process)
+        assert run(environment, "add", "a task that outlives the engine").returncode == 0
+        os.kill(json.loads(run(environment, "status", "--json").stdout)["pid"], signal.SIGKILL)
+        assert told_url(process) == url
+        assert httpx2.post(url, content=json.dumps(HELLO), headers=HEADERS, timeout=WAIT_S).status_code == 200
+        assert "outlives" in run(environment, "search", "outlives").stdout
+        assert run(environment, "stop").returncode == 0
+        assert process.wait(WAIT_S) == 0

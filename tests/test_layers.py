@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"store", "index", "embedding", "meaning", "llm"}),
     frozenset({"retrieval", "compression", "indexer", "work"}),
     frozenset({"engine", "reporting", "model_change", "semantics"}),
-    frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli", "bench"}),
+    frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli", "bench", "remote", "serving"}),
 )
 FLOOR_OF = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 TOP = len(FLOORS) - 1

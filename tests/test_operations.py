@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import TinyModel, everything, settings_of, settled
+from samples import WAIT_S, TinyModel, everything, settings_of, settled
 
-from tracebank.embedding import EmbeddingModel
+from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine, Session
 from tracebank.errors import IndexFaultError, InputError, ModelLoadError
 from tracebank.operations import OPERATIONS, Events
@@ -84,6 +86,27 @@ async def test_waiting_ends_when_all_can_be_found(session: Session) -> None:
     told = await result(call(session, "wait_indexed"))
     assert told == {"pending": 0, "meaning": True, "note": ""}
     assert await session.engine.store.read(lambda db: outbox.waiting(db, "vectors")) == 0
+
+
+async def test_what_others_store_meanwhile_is_not_waited_for(session: Session, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it does not get through the model, while all that was stored before does."""
+    held, encode = threading.Event(), tiny.encode
+
+    def hold_what_is_late(texts: Sequence[str]) -> Vectors:
+        assert not any("late" in text for text in texts) or held.wait(WAIT_S)
+        return encode(texts)
+
+    monkeypatch.setattr(tiny, "encode", hold_what_is_late)
+    tiny.gate.clear()
+    await add(session, "early")
+    assert await asyncio.to_thread(tiny.entered.acquire, True, WAIT_S)
+    waiting = call(session, "wait_indexed")
+    assert (await anext(waiting))["pending"] == 1
+    await add(session, "late")
+    tiny.gate.set()
+    assert (await result(waiting))["pending"] == 0
+    assert await session.engine.store.read(lambda db: outbox.waiting(db, "vectors")) == 1
+    held.set()
 
 
 LoadWith = Callable[[Callable[[], EmbeddingModel]], None]

@@ -9,11 +9,10 @@ import asyncio
 import io
 import json
 import os
-import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from functools import wraps
 from itertools import islice
 from pathlib import Path
@@ -28,6 +27,8 @@ from tracebank import __version__, link
 from tracebank.errors import EngineError, InputError, TracebankError
 from tracebank.front import default_data_dir
 from tracebank.locking import holder_of
+from tracebank.remote import Call, engine, last
+from tracebank.serving import http_token, serve_on, token_source
 
 app = typer.Typer(
     help="A long-term reasoning memory for AI agents. Started by a client, with its standard input connected, it serves MCP over stdio.",
@@ -41,11 +42,7 @@ for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 BATCH_LINES = 100
-ENGINE_ENDED = "the engine has ended before it answered: run the command again; what it had acknowledged is safe"
-TOKEN_NAME = "http.token"  # noqa: S105 - a file name
 
-Events = AsyncIterator[dict[str, Any]]
-Call = Callable[..., Events]
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; default: the setting.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -83,50 +80,6 @@ def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callabl
         os._exit(code)
 
     return run
-
-
-@asynccontextmanager
-async def engine() -> AsyncIterator[Call]:
-    """Connect to the engine of the data directory, starting it if need be, and give the function that calls its operations."""
-    connection = await asyncio.to_thread(link.connect_or_start, default_data_dir(), "operations")
-    for note in connection.about.get("notes", ()):
-        print(f"tracebank: {note}", file=sys.stderr)
-
-    def say(message: object) -> None:
-        try:
-            connection.send(json.dumps(message).encode() + b"\n")
-        except OSError as error:
-            raise EngineError(ENGINE_ENDED) from error
-
-    def hear() -> bytes:
-        try:
-            return connection.receive()
-        except OSError as error:
-            raise EngineError(ENGINE_ENDED) from error
-
-    async def call(operation: str, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
-        say({"operation": operation, "arguments": arguments})
-        while line := await asyncio.to_thread(hear):
-            message = json.loads(line)
-            if "error" in message:
-                raise EngineError(message["error"])
-            if message.get("end"):
-                return
-            yield message["event"]
-        raise EngineError(ENGINE_ENDED)
-
-    try:
-        yield call
-    finally:
-        connection.close()
-
-
-async def last(events: Events) -> dict[str, Any]:
-    """Return the last of an operation's events: its result."""
-    result: dict[str, Any] = {}
-    async for event in events:
-        result = event
-    return result
 
 
 def show_json(value: object) -> None:
@@ -366,28 +319,17 @@ async def serve(
     ] = True,
 ) -> None:
     """Serve MCP over streamable HTTP by the engine, until interrupted."""
-    data_dir = default_data_dir()
-    secret = _http_token(data_dir) if token else None
-    async with engine() as call:
-        async for event in call("serve", host=host, port=port, token=secret):
-            out.print(f"serving {event['url']}", highlight=False)
-            if secret:
-                source = "TRACEBANK_HTTP_TOKEN" if "TRACEBANK_HTTP_TOKEN" in os.environ else f"the file {Path(data_dir) / TOKEN_NAME}"
-                err.print(f"clients send the header `Authorization: Bearer …` with the token from {source}", highlight=False)
+    secret = http_token(default_data_dir()) if token else None
 
+    def told(url: str) -> None:
+        out.print(f"serving {url}", highlight=False)
+        if secret:
+            err.print(
+                f"clients send the header `Authorization: Bearer …` with the token from {token_source(default_data_dir())}", highlight=False
+            )
 
-def _http_token(data_dir: str) -> str:
-    """Return the token from the environment, else from its file, made where it is new."""
-    if token := os.environ.get("TRACEBANK_HTTP_TOKEN"):
-        return token
-    file = Path(data_dir) / TOKEN_NAME
-    try:
-        Path(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError), os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-            new.write(secrets.token_urlsafe(32))
-        return file.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise EngineError(f"{file} cannot be written: {error.strerror}; set TRACEBANK_HTTP_TOKEN") from error
+    await serve_on(host, port, secret, told, lambda note: err.print(note, highlight=False))
+    err.print("the engine was stopped", highlight=False)
 
 
 @command

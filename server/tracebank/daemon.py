@@ -61,6 +61,7 @@ class Daemon:
         self._answers: dict[str | None, asyncio.Task[None]] = {}
         self._sessions = 0
         self._idle_since = time.monotonic()
+        self._stopped = False
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection; whatever goes wrong in it is its own."""
@@ -94,8 +95,10 @@ class Daemon:
             await self._serve_operations(greeting, reading, say)
         elif role == "status":
             await say({**self._about(greeting), **await self._status()})
-        elif role == "stop":
+        elif role in ("stop", "make_way"):
             await say(self._about(greeting))
+            # Who serves HTTP for a person goes on with the engine that comes next, unless this is to be the last.
+            self._stopped = role == "stop"
             log.info("asked to leave")
             self.leaving.set()
         else:
@@ -222,6 +225,8 @@ class Daemon:
             async with serving(server, HttpSettings(**arguments)) as url:
                 await say({"event": {"url": url}})
                 await reading.read(1)
+            if self._stopped:
+                await say({"end": True})
         except TracebankError as error:
             await say({"error": str(error)})
 

@@ -23,6 +23,7 @@
     │           ├── LlmSchemaError         it is not the JSON that was asked for
     │           └── LlmRefusedError        the model declined to answer
     └── EngineError            the engine cannot be reached or did not do as asked
+        └── EngineEndedError       it ended before it answered
 
 A message is for the person or the agent who reads it: it says what is wrong, with which value, and what to do next.
 """
@@ -151,3 +152,7 @@ class LlmExhaustedError(LlmError):
 
 class EngineError(TracebankError):
     """The engine cannot be reached, or did not do as asked."""
+
+
+class EngineEndedError(EngineError):
+    """The engine ended before it answered; another one can be started."""

@@ -136,7 +136,7 @@ def ask_to_leave(data_dir: str, timeout_s: float = 30.0, *, only: int | None = N
     holder = holder_of(data_dir)
     if holder is None or only not in (None, holder.get("pid")):
         return None
-    connection = connect(data_dir, "stop")
+    connection = connect(data_dir, "stop" if only is None else "make_way")
     if connection is not None:
         connection.close()
     elif isinstance(pid := holder.get("pid"), int) and holder_of(data_dir) == holder:
