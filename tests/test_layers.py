@@ -16,10 +16,10 @@ SERVER, TOOLS = ROOT / "server" / "tracebank", ROOT / "tools" / "tracebank_tools
 
 # A module or a package with all that is in it. Where does a new one belong? On the floor above the highest it needs.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "settings", "records", "locking"}),
+    frozenset({"errors", "settings", "records", "steps", "locking"}),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
     frozenset({"store", "index", "embedding"}),
-    frozenset({"retrieval", "compression", "indexer"}),
+    frozenset({"retrieval", "compression", "indexer", "learning"}),
     frozenset({"engine", "reporting"}),
     frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli"}),
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracebank.engine import Engine
 
 
-SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "plugins", "advice")
+SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "learning", "plugins", "advice")
 LOW_DISK_BYTES = 256 * 1_048_576
 
 
@@ -42,6 +42,7 @@ async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
         "latencies": engine.metrics.latencies(),
         "tokens": {"tokenizer": (await engine.tokenizer()).name, "problem": engine.tokenizers.problem},
         "compression": _compression(engine),
+        "learning": await engine.learner.figures(),
         "plugins": dict(engine.plugins),
     }
     figures["advice"] = _advice(figures, engine)

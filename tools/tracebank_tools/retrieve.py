@@ -34,6 +34,7 @@ class RetrieveResult(BaseModel):
     results: list[Memory]
     tokens: int
     searched: dict[str, Any]
+    patterns: list[str] | None = None
     next_cursor: str | None = None
 
 
@@ -66,9 +67,11 @@ async def retrieve(
         for r in found.page.results
     ]  # fmt: skip
     searched = {"namespaces": list(found.namespaces), "meaning": found.dense, **({"note": found.note} if found.note else {})}
-    return reply(
-        RetrieveResult(results=memories, tokens=found.page.tokens, searched=searched, next_cursor=found.next_cursor), found.page.text
-    )
+    result = RetrieveResult(
+        results=memories, tokens=found.page.tokens, searched=searched,
+        patterns=list(found.page.patterns) or None, next_cursor=found.next_cursor,
+    )  # fmt: skip
+    return reply(result, found.page.text)
 
 
 TOOL = ToolSpec(run=retrieve, title="Recall memories", read_only=True, idempotent=True)
