@@ -317,7 +317,7 @@ class Engine:
         return chunks_of(trace, words=self.settings.index.chunk_words, overlap_words=self.settings.index.chunk_overlap_words)
 
     async def _keep(self, trace: Trace, also: Callable[[sqlite3.Connection, Added], None]) -> Added:
-        chunks, _ = await self._cut(trace)
+        chunks = self._chunks(trace) if len(trace.content) < SMALL_CHARS else await to_thread.run_sync(self._chunks, trace)
         (added,) = await self._put([(trace, chunks)], outbox.INTERACTIVE, also)
         return added
 

@@ -20,9 +20,9 @@ async def feedback(
     ctx: ToolContext,
     trace_ids: Annotated[Any, argument(type="array", items={"type": "string"})],
     helpful: Annotated[Any, argument(type="boolean")],
-    note: Annotated[Any, argument("Why", type="string")] = None,
+    note: Annotated[Any, argument(type="string")] = None,
 ) -> Annotated[CallToolResult, FeedbackResult]:
-    """Say which memories helped or misled you: they are ranked accordingly."""
+    """Say which memories helped or misled you."""
     session = session_of(ctx)
     given = {"trace_ids": trace_ids, "helpful": helpful, "note": note}
     updated = await session.engine.feedback({name: value for name, value in given.items() if value is not None}, session)

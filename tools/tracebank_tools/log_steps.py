@@ -29,11 +29,11 @@ class LogStepsResult(BaseModel):
 
 async def log_steps(
     ctx: ToolContext,
-    episode_id: Annotated[Any, argument("Absent: starts an episode; give its task", type="string")] = None,
-    task: Annotated[Any, argument("What is attempted", type="string")] = None,
-    steps: Annotated[Any, argument("In order; ok false: it failed", type="array", items=STEP)] = None,
+    episode_id: Annotated[Any, argument(type="string")] = None,
+    task: Annotated[Any, argument(type="string")] = None,
+    steps: Annotated[Any, argument(type="array", items=STEP)] = None,
 ) -> Annotated[CallToolResult, LogStepsResult]:
-    """Log what you do while you do it; cheap. Then complete_episode distils the lessons."""
+    """Log steps as you go: first with task, then with the episode_id it returns. complete_episode ends it."""
     session = session_of(ctx)
     given = {"episode_id": episode_id, "task": task, "steps": steps}
     episode = await session.engine.log_steps({name: value for name, value in given.items() if value is not None}, session)

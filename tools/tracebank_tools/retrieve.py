@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from mcp.types import CallToolResult
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
 
@@ -29,12 +29,13 @@ class Memory(BaseModel):
 
 
 class RetrieveResult(BaseModel):
-    """A page of memories."""
+    """A page of memories; also `patterns`, lines about them together, where there are any."""
+
+    model_config = ConfigDict(extra="allow")
 
     results: list[Memory]
     tokens: int
     searched: dict[str, Any]
-    patterns: list[str] | None = None
     next_cursor: str | None = None
 
 
@@ -69,7 +70,7 @@ async def retrieve(
     searched = {"namespaces": list(found.namespaces), "meaning": found.dense, **({"note": found.note} if found.note else {})}
     result = RetrieveResult(
         results=memories, tokens=found.page.tokens, searched=searched,
-        patterns=list(found.page.patterns) or None, next_cursor=found.next_cursor,
+        next_cursor=found.next_cursor, **({"patterns": list(found.page.patterns)} if found.page.patterns else {}),
     )  # fmt: skip
     return reply(result, found.page.text)
 
