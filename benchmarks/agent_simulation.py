@@ -45,10 +45,10 @@ Move the message queue to the new broker | Migrate the topics from the old broke
 Write the monthly sales report | Compile the revenue figures of last month | Sum up the month's turnover for management
 Reconcile the bank statement | Match bank transactions with the ledger | Find the differences between account and books
 Onboard a new employee in all systems | Create the accounts for a person who starts on Monday | Set up a new colleague's access
-Remove a leaked secret from the repository | An API key was committed to git, get rid of it | Purge credentials from the version history
-Upgrade the web framework by a major version | Bring the application to the next release of the framework | Port the site to the new framework version
+Remove a leaked secret from the repository | An API key was committed to git | Purge credentials from the version history
+Upgrade the web framework by a major version | Move to the framework's next release | Port the site to the new framework version
 Merge two duplicate patient records | A patient exists twice in the registry, join the entries | Unify the doubled medical file
-Schedule a meeting over three time zones | Find a time for a call between Tokyo, Paris and Boston | Arrange a conference across continents
+Schedule a meeting over three time zones | Find a time for a call between Tokyo and Paris | Arrange a conference across continents
 Calibrate the temperature sensor | The thermometer of the lab reads two degrees too high | Correct the offset of the heat probe
 Deploy the mobile app to the store | Publish a new build of the phone application | Submit the app release for review
 Restore a deleted wiki page | Someone removed a page of the wiki, bring it back | Recover lost documentation from the wiki's history
@@ -61,7 +61,7 @@ Balance the load between the game servers | Players are all on one server, sprea
 Assemble the invoice for a construction site | Bill the builder for materials and hours | Make out the account for the building works
 Clean the survey answers | Remove nonsense replies from the questionnaire data | Prepare the poll responses for analysis
 Plan the delivery route of the van | Find the shortest tour for the parcel driver | Order the stops of the delivery truck
-Patch the kernel on the build machines | Install the security update of the operating system on CI hosts | Close the kernel hole on the builders
+Patch the kernel on the build machines | Install the system's security update on CI hosts | Close the kernel hole on the builders
 Fix the broken links on the help pages | The support site has dead links, mend them | Repair references that lead nowhere in the help centre
 Set up the video stream of the lecture | Broadcast the talk live from the hall | Get the live transmission of the class going
 Check a contract for unusual clauses | Review the agreement for risky terms | Look for odd conditions in the supplier's contract

@@ -170,8 +170,8 @@ def test_what_is_forgotten_is_in_no_file_of_the_store(shared: Home, namespace: s
         (("export", "-n", ""), "namespace: must not be empty"),
         (
             ("stats", "cash"),
-            "section: must be all or one of engine, store, index, embedding, caches, latencies, tokens, compression, plugins, advice, "
-            "not 'cash'",
+            "section: must be all or one of engine, store, index, embedding, caches, latencies, tokens, compression, learning, plugins, "
+            "advice, not 'cash'",
         ),
     ],
     ids=" ".join,
