@@ -33,7 +33,7 @@ from tracebank.embedding import EmbeddingService, load_model, vectors_name
 from tracebank.errors import DataDirError, TracebankError
 from tracebank.index import ChromaVectorIndex, TantivyWordIndex
 from tracebank.indexer import Indexer
-from tracebank.learning import Completed, Episode, Judge, Learner, Reflector, StepLog, StepReflector
+from tracebank.learning import Completed, Episode, Episodes, Judge, Learner, Reflector, StepLog, StepReflector
 from tracebank.locking import DataDirLock
 from tracebank.metrics import Metrics
 from tracebank.records import Filters, Limits, Query, Trace, parse_trace
@@ -148,16 +148,21 @@ class Engine:
         self.learner = self._learner()
 
     def _learner(self) -> Learner:
-        settings = self.settings.learning
+        settings, limits = self.settings.learning, self.limits
         step_log = StepLog(
-            store=self.store, directory=self.settings.data_dir / JOURNAL_NAME, settings=settings, limits=self.limits,
-            metrics=self.metrics, clock=self._clock, new_id=new_trace_id,
+            store=self.store, directory=self.settings.data_dir / JOURNAL_NAME, settings=settings, limits=limits,
+            metrics=self.metrics, now_ms=self.now_ms, new_id=new_trace_id,
         )  # fmt: skip
         judge = Judge(store=self.store, similar=self._similar, reflectors=self.reflectors, settings=settings, metrics=self.metrics)
-        return Learner(
+        episodes = Episodes(
             store=self.store, step_log=step_log, judge=judge, keep=self._keep, changed=self._changed,
-            settings=settings, limits=self.limits, clock=self._clock,
+            settings=settings, limits=limits, now_ms=self.now_ms,
         )  # fmt: skip
+        return Learner(store=self.store, episodes=episodes, changed=self._changed, settings=settings, limits=limits, now_ms=self.now_ms)
+
+    def now_ms(self) -> int:
+        """Return the time: milliseconds since 1970."""
+        return round(self._clock() * 1000)
 
     @classmethod
     @asynccontextmanager
@@ -205,7 +210,7 @@ class Engine:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self.learner.close()
+            await self.learner.episodes.close()
             self.embedding.close()
             self.words.close()
             if self.vectors is not None:
@@ -287,7 +292,7 @@ class Engine:
         also: Callable[[sqlite3.Connection, Added], None] | None = None,
     ) -> list[Added]:
         """Store traces in one commit, and what `also` writes with each of them."""
-        now_ms = round(self._clock() * 1000)
+        now_ms = self.now_ms()
 
         def write(db: sqlite3.Connection) -> list[Added]:
             added = [traces.upsert(db, trace, chunks, now_ms=now_ms, priority=priority) for trace, chunks in items]
@@ -459,12 +464,12 @@ class Engine:
     async def log_steps(self, raw: Mapping[str, Any], session: Session) -> Episode:
         """Take steps of an episode; they survive a kill when this returns. Raises: InputError, StoreError."""
         with self.metrics.timed("log_steps"):
-            return await self.learner.log_steps(raw, session.namespace)
+            return await self.learner.episodes.log(raw, session.namespace)
 
     async def complete_episode(self, raw: Mapping[str, Any], session: Session) -> Completed:
         """End an episode and store its trace. Raises: InputError, StoreError."""
         with self.metrics.timed("complete_episode"):
-            completed = await self.learner.complete(raw, tuple(dict.fromkeys(session.recalled)))
+            completed = await self.learner.episodes.complete(raw, tuple(dict.fromkeys(session.recalled)))
         session.recalled.clear()
         self._wrote(session, completed.seq)
         return completed

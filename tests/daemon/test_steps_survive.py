@@ -49,13 +49,15 @@ def test_of_many_steps_in_flight_at_a_kill_none_that_was_acknowledged_is_lost(he
             ]
             client.send(*messages)
             calls.append((client, episode, messages))
-        one.answer(calls[0][2][40]["id"])
+        for client, _, messages in calls:
+            client.answer(messages[20]["id"])
         here.kill()
         for client, episode, messages in calls:
             answers = [client.answer(message["id"]) for message in messages]
             acknowledged = [f"do <{n}>" for n, answer in enumerate(answers) if "result" in answer]
             assert all("result" in answer or answer["error"]["data"] == {"retry": True} for answer in answers)
             content = content_of(client, episode)
+            assert acknowledged
             assert [action for action in acknowledged if action not in content] == []
         assert len(here.starts) == 2
 
@@ -63,12 +65,12 @@ def test_of_many_steps_in_flight_at_a_kill_none_that_was_acknowledged_is_lost(he
 def test_a_kill_between_the_trace_and_the_answer_leaves_one_complete_episode(here: Place) -> None:
     """Whoever calls again gets the answer that was lost on the way."""
     here.sabotage("""
-from tracebank.learning.learner import Learner
-store = Learner._store_trace
+from tracebank.learning.episodes import Episodes
+store = Episodes._store_trace
 async def fatal(self, *args):
     await store(self, *args)
     die()
-Learner._store_trace = fatal
+Episodes._store_trace = fatal
 """)
     with Client(here) as client:
         client.greet()

@@ -14,7 +14,7 @@ from samples import WAIT_S, TinyModel, settings_of, settled
 
 from tracebank.engine import Engine, Session
 from tracebank.errors import InputError, StoreFullError
-from tracebank.learning import Attempt, Episode, Learner, Reflection
+from tracebank.learning import Attempt, Episode, Episodes, Reflection
 from tracebank.records import Lesson, parse_trace
 from tracebank.store import episodes, patterns, traces
 
@@ -64,9 +64,9 @@ async def test_steps_logged_one_by_one_share_a_commit(engine: Engine, session: S
     other = engine.session("other")
     for one in (session, other):
         await episode_of(one, BAD, FIX, GOOD)
-    assert (await commits(engine), engine.learner.step_log.buffered_steps) == (before, 6)
-    await engine.learner.step_log.flush()
-    assert (await commits(engine), engine.learner.step_log.buffered_steps) == (before + 1, 0)
+    assert (await commits(engine), engine.learner.episodes.step_log.buffered_steps) == (before, 6)
+    await engine.learner.episodes.step_log.flush()
+    assert (await commits(engine), engine.learner.episodes.step_log.buffered_steps) == (before + 1, 0)
 
 
 @pytest.mark.parametrize("learning", [{**LATE, "flush_steps": 3}, {**LATE, "flush_s": 0.05}], ids=["steps", "timer"])
@@ -75,7 +75,7 @@ async def test_steps_are_stored_by_themselves_when_they_are_many_or_old(tmp_path
     async with Engine.open(settings_of(tmp_path, learning=learning)) as engine:
         episode_id = await episode_of(engine.session(), BAD, FIX, GOOD)
         async with asyncio.timeout(WAIT_S):
-            await engine.learner.step_log.stored.wait()
+            await engine.learner.episodes.step_log.stored.wait()
         assert len(await engine.store.read(lambda db: episodes.steps_of(db, episode_id))) == 3
         assert not list((tmp_path / "data" / "journal").iterdir())
 
@@ -92,10 +92,10 @@ async def test_steps_that_cannot_be_stored_wait_and_are_stored_later(
         broken.setattr("tracebank.store.episodes.put", full)
         episode_id = await episode_of(session, BAD)
         with pytest.raises(StoreFullError):
-            await engine.learner.step_log.flush()
+            await engine.learner.episodes.step_log.flush()
         await engine.log_steps({"episode_id": episode_id, "steps": [FIX]}, session)
-        assert engine.learner.step_log.buffered_steps == 2
-    await engine.learner.step_log.flush()
+        assert engine.learner.episodes.step_log.buffered_steps == 2
+    await engine.learner.episodes.step_log.flush()
     stored = await engine.store.read(lambda db: episodes.steps_of(db, episode_id))
     assert [step.action for step in stored] == [BAD["action"], FIX["action"]]
     assert not list((engine.settings.data_dir / "journal").iterdir())
@@ -107,7 +107,7 @@ async def test_steps_that_only_the_journal_has_are_there_after_a_kill(tmp_path: 
         episode_id = await episode_of(engine.session("mine"), BAD, FIX)
         shutil.copytree(tmp_path / "data", tmp_path / "killed" / "data", ignore=shutil.ignore_patterns("*.lock", "*.sock"))
     async with Engine.open(settings_of(tmp_path / "killed", learning=LATE)) as engine:
-        assert engine.learner.step_log.open[episode_id].steps == 2
+        assert engine.learner.episodes.step_log.open[episode_id].steps == 2
         session = engine.session("another")
         await engine.log_steps({"episode_id": episode_id, "steps": [GOOD]}, session)
         completed = await complete(session, episode_id)
@@ -121,9 +121,9 @@ async def test_an_episode_that_is_open_when_its_engine_leaves_is_open_in_the_nex
     """With the same limits as before."""
     async with Engine.open(settings_of(tmp_path, learning=LATE)) as engine:
         episode_id = await episode_of(engine.session(), BAD)
-        before = engine.learner.step_log.open[episode_id]
+        before = engine.learner.episodes.step_log.open[episode_id]
     async with Engine.open(settings_of(tmp_path, learning=LATE)) as engine:
-        after = engine.learner.step_log.open[episode_id]
+        after = engine.learner.episodes.step_log.open[episode_id]
         assert (after.steps, after.bytes, after.task) == (before.steps, before.bytes, before.task)
 
 
@@ -236,8 +236,8 @@ async def test_a_caller_that_gives_up_does_not_undo_a_completion(engine: Engine,
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    await engine.learner._endings.settled()
-    assert (episode_id in engine.learner.step_log.open) is (await engine.trace(episode_id, session) is None)
+    await engine.learner.episodes._endings.settled()
+    assert (episode_id in engine.learner.episodes.step_log.open) is (await engine.trace(episode_id, session) is None)
 
 
 async def test_steps_for_an_episode_that_is_not_open_are_refused_with_the_way_on(session: Session) -> None:
@@ -271,13 +271,13 @@ async def test_an_episode_has_room_for_what_a_trace_can_hold(engine: Engine, ses
 @pytest.fixture
 def abandoned(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """An event that is set when an episode has been given up."""
-    done, abandon = asyncio.Event(), Learner._abandon
+    done, abandon = asyncio.Event(), Episodes._abandon
 
-    async def tell(self: Learner, episode: Episode) -> None:
+    async def tell(self: Episodes, episode: Episode) -> None:
         await abandon(self, episode)
         done.set()
 
-    monkeypatch.setattr(Learner, "_abandon", tell)
+    monkeypatch.setattr(Episodes, "_abandon", tell)
     return done
 
 
@@ -290,7 +290,7 @@ async def test_an_abandoned_episode_is_closed_as_unknown(tmp_path: Path, abandon
     async with Engine.open(settings_of(tmp_path, learning=LATE), clock=lambda: now[0]) as engine:
         async with asyncio.timeout(WAIT_S):
             await abandoned.wait()
-        assert not engine.learner.step_log.open
+        assert not engine.learner.episodes.step_log.open
         stored = await engine.trace(episode_id, engine.session())
         assert stored is not None
         assert (str(stored.trace.outcome), stored.trace.tags) == ("unknown", ("episode", "abandoned"))
@@ -378,12 +378,12 @@ async def test_memories_that_a_successful_episode_had_read_rise_a_little(engine:
 async def test_the_handoff_is_a_checkpoint(engine: Engine, session: Session, tiny: TinyModel) -> None:
     """Everything that was logged is stored when it is read."""
     episode_id = await episode_of(session, BAD, FIX)
-    text = await engine.learner.handoff(episode_id)
+    text = await engine.learner.episodes.handoff(episode_id)
     assert text is not None
     assert "Goal: Make the tests pass" in text
-    assert engine.learner.step_log.buffered_steps == 0
-    open_trace = await engine.learner.open_trace(episode_id)
+    assert engine.learner.episodes.step_log.buffered_steps == 0
+    open_trace = await engine.learner.episodes.open_trace(episode_id)
     assert open_trace is not None
     assert open_trace.metadata == {"open": True, "steps": 2}
     await complete(session, episode_id)
-    assert await engine.learner.handoff(episode_id) is None
+    assert await engine.learner.episodes.handoff(episode_id) is None

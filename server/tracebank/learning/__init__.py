@@ -1,8 +1,9 @@
 """Learning from what happened: episodes, rewards, reflections, patterns, feedback. It works without a language model."""
 
 from tracebank.learning.completion import Judge
+from tracebank.learning.episodes import Completed, Episodes
 from tracebank.learning.journal import Journal
-from tracebank.learning.learner import Completed, Context, Learner
+from tracebank.learning.learner import Context, Learner
 from tracebank.learning.reflection import Attempt, Reflection, Reflector, StepReflector
 from tracebank.learning.step_log import Episode, StepLog
 
@@ -11,6 +12,7 @@ __all__ = [
     "Completed",
     "Context",
     "Episode",
+    "Episodes",
     "Journal",
     "Judge",
     "Learner",

@@ -64,11 +64,11 @@ class StepLog:
         settings: LearningSettings,
         limits: Limits,
         metrics: Metrics,
-        clock: Callable[[], float],
+        now_ms: Callable[[], int],
         new_id: Callable[[], str],
     ) -> None:
         self._store, self._settings, self._limits, self._metrics = store, settings, limits, metrics
-        self._clock, self._new_id = clock, new_id
+        self._now_ms, self._new_id = now_ms, new_id
         self._journal = Journal(directory)
         self._turn, self._flushing = asyncio.Lock(), asyncio.Lock()
         self._one_at_a_time = CapacityLimiter(1)
@@ -107,7 +107,7 @@ class StepLog:
             self._check_room(episode, len(logged.steps), size_bytes)
             record = StepRecord(
                 episode_id=episode.episode_id, namespace=episode.namespace, task=episode.task, started_at_ms=episode.started_at_ms,
-                at_ms=round(self._clock() * 1000), first=episode.steps, steps=logged.steps,
+                at_ms=self._now_ms(), first=episode.steps, steps=logged.steps,
             )  # fmt: skip
             await to_thread.run_sync(self._journal.append, asdict(record), limiter=self._one_at_a_time)
             # Nothing is awaited from here on: what the journal has is in the buffer, too.
@@ -125,7 +125,7 @@ class StepLog:
     async def _episode_of(self, logged: LoggedSteps, namespace: str) -> Episode:
         if logged.episode_id is None:
             assert logged.task is not None
-            now_ms = round(self._clock() * 1000)
+            now_ms = self._now_ms()
             return Episode(episode_id=self._new_id(), namespace=namespace, task=logged.task, started_at_ms=now_ms, updated_at_ms=now_ms)
         episode = self.open.get(logged.episode_id)
         if episode is None:

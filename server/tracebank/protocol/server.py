@@ -56,7 +56,7 @@ def build_server(tools: Sequence[EngineTool], *, shared: Session | None = None) 
     async def trace(trace_id: str, ctx: ToolContext) -> str:
         session = session_of(ctx)
         stored = await session.engine.trace(trace_id, session)
-        known = stored.trace if stored is not None else await session.engine.learner.open_trace(trace_id)
+        known = stored.trace if stored is not None else await session.engine.learner.episodes.open_trace(trace_id)
         if known is None:
             raise ResourceNotFoundError(
                 f"no trace {shown(trace_id)} in namespace {session.namespace!r}: take the id from a result of retrieve"
@@ -65,7 +65,7 @@ def build_server(tools: Sequence[EngineTool], *, shared: Session | None = None) 
 
     @server.resource("episode://{+episode_id}/handoff", name="handoff", title="An open episode, to go on with", security=anything)
     async def handoff(episode_id: str, ctx: ToolContext) -> str:
-        text = await session_of(ctx).engine.learner.handoff(episode_id)
+        text = await session_of(ctx).engine.learner.episodes.handoff(episode_id)
         if text is None:
             raise ResourceNotFoundError(f"no open episode {shown(episode_id)}: when it is complete, read trace://{episode_id}")
         return text
