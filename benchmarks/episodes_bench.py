@@ -49,6 +49,9 @@ def commits(home: str) -> Figures:
     """Commits for 10 steps logged one by one over stdio, those of the timer included."""
     session = StdioSession(place(home))
     wait_until_warm(session)
+    # The engine's own commits, when it has opened its indexes, are over by then.
+    while not session.call("stats", section="index")["index"]["meaning"]:
+        time.sleep(0.05)
     before = settled_commits(session)
     episode = session.call("log_steps", task="Count the commits")["episode_id"]
     for number in range(10):
@@ -116,6 +119,9 @@ def kill(home: str) -> Figures:
         client.start()
     for _ in range(KILLS):
         time.sleep(chance.uniform(2.0, 4.0))
+        # The one before may not have been replaced yet.
+        while not json.loads(run(env, "status", "--json"))["running"]:
+            time.sleep(0.1)
         os.kill(engine_pid(env), signal.SIGKILL)
     time.sleep(3.0)
     ending.set()
