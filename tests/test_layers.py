@@ -16,10 +16,10 @@ SERVER, TOOLS = ROOT / "server" / "tracebank", ROOT / "tools" / "tracebank_tools
 
 # A module or a package with all that is in it. Where does a new one belong? On the floor above the highest it needs.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "settings", "records", "locking", "memory", "gate", "background"}),
+    frozenset({"errors", "settings", "records", "steps", "locking", "memory", "gate", "background"}),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
     frozenset({"store", "index", "embedding", "meaning", "llm"}),
-    frozenset({"retrieval", "compression", "indexer", "work"}),
+    frozenset({"retrieval", "compression", "learning", "indexer", "work"}),
     frozenset({"engine", "reporting", "model_change", "semantics"}),
     frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli", "bench", "remote", "serving"}),
 )

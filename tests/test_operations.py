@@ -101,7 +101,7 @@ async def test_what_others_store_meanwhile_is_not_waited_for(session: Session, t
     await add(session, "early")
     assert await asyncio.to_thread(tiny.entered.acquire, True, WAIT_S)
     waiting = call(session, "wait_indexed")
-    assert (await anext(waiting))["pending"] == 1
+    assert (await anext(waiting))["pending"] > 0
     await add(session, "late")
     tiny.gate.set()
     assert (await result(waiting))["pending"] == 0

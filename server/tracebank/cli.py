@@ -278,6 +278,26 @@ async def doctor(
 
 
 @command
+async def consolidate(
+    undo: Annotated[bool, typer.Option("--undo", help="Take back all that was brought together; it is not done again.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring equal and contrary lessons together now, as in idle time, and show which."""
+    async with engine() as call:
+        report = await last(call("consolidate", undo=undo))
+    if as_json:
+        show_json(report)
+    elif undo:
+        err.print(f"{report['undone']} groups of lessons taken back", highlight=False)
+    else:
+        for group in report["groups"]:
+            out.print(f"[bold]{group['kind']}[/]")
+            for member in group["lessons"]:
+                out.print(f"  {member['trace_id']} ({member['outcome']}): {member['lesson']}", markup=False, highlight=False)
+        err.print(f"{len(report['groups'])} groups among {report['lessons']} lessons", highlight=False)
+
+
+@command
 async def status(as_json: JsonOption = False) -> None:
     """Tell whether an engine is running. Starts nothing."""
     state = _status(default_data_dir())

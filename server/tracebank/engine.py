@@ -14,9 +14,10 @@ import logging
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +35,12 @@ from tracebank.errors import DataDirError
 from tracebank.gate import Gate
 from tracebank.index import TantivyWordIndex, VectorIndex
 from tracebank.indexer import Indexer
+from tracebank.learning import Completed, Episode, Episodes, Judge, Learner, Reflector, StepLog, StepReflector
 from tracebank.llm import LlmClient, Spending, World
 from tracebank.locking import DataDirLock
+from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
-from tracebank.records import Limits, Query, Trace, parse_trace
+from tracebank.records import Filters, Limits, Query, Trace, parse_trace
 from tracebank.retrieval import Page, Ranked, Retriever, Searched, present
 from tracebank.retrieval.presentation import Span
 from tracebank.retrieval.request import cursor_at, offset_of, parse_query
@@ -49,7 +52,7 @@ from tracebank.tokens import Tokenizer, TokenizerLoader
 
 log = logging.getLogger(__name__)
 
-STORE_NAME = "tracebank.sqlite3"
+STORE_NAME, JOURNAL_NAME = "tracebank.sqlite3", "journal"
 # Below this a text is chunked and counted on the event loop: a thread would cost more.
 SMALL_CHARS = 20_000
 CACHED_RANKINGS = 200
@@ -57,6 +60,10 @@ CACHED_RANKINGS = 200
 EVERYTHING = 2**62
 FORGET_TIMEOUT_S = 60.0
 TRIM_EVERY_S = 5.0
+# Memories that a client was shown lately: those of them that its next successful episode may owe something to.
+RECALLED_TRACES = 20
+# Traces that an episode is compared with.
+COMPARED_TRACES = 20
 
 
 @dataclass(slots=True)
@@ -66,6 +73,8 @@ class Session:
     engine: Engine
     namespace: str
     last_seq: int | None = None
+    # The namespace and id of what it was shown since its last episode, the newest last.
+    recalled: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=RECALLED_TRACES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +133,7 @@ class Engine:
         self.token_spans = ModelTokens(settings.embedding, settings.models_dir)
         self.semantics = Semantics(
             settings=settings, store=store, metrics=self.metrics, background=self.background, searching=self._searching,
-            came_up=startup.done, exchanged=self._forget_answers,
+            came_up=startup.done, serves=self._serves,
         )  # fmt: skip
         self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, changed=self._changed)
         self.retriever = Retriever(
@@ -141,6 +150,26 @@ class Engine:
             wall_clock=clock,
         )
         self.llm = LlmClient(llm, world)
+        # Whoever learns more from an episode than its steps show is put before the one who reads the steps.
+        self.reflectors: list[Reflector] = [StepReflector()]
+        self.learner = self._learner()
+
+    def _learner(self) -> Learner:
+        settings, limits = self.settings.learning, self.limits
+        step_log = StepLog(
+            store=self.store, directory=self.settings.data_dir / JOURNAL_NAME, settings=settings, limits=limits,
+            metrics=self.metrics, now_ms=self.now_ms, new_id=new_trace_id,
+        )  # fmt: skip
+        judge = Judge(store=self.store, similar=self._similar, reflectors=self.reflectors, settings=settings, metrics=self.metrics)
+        episodes = Episodes(
+            store=self.store, step_log=step_log, judge=judge, keep=self._keep, changed=self._changed,
+            settings=settings, limits=limits, now_ms=self.now_ms,
+        )  # fmt: skip
+        return Learner(store=self.store, episodes=episodes, changed=self._changed, settings=settings, limits=limits, now_ms=self.now_ms)
+
+    def now_ms(self) -> int:
+        """Return the time: milliseconds since 1970."""
+        return round(self._clock() * 1000)
 
     @property
     def embedding(self) -> EmbeddingService:
@@ -196,20 +225,24 @@ class Engine:
             await self.store.write(lambda db: outbox.fill(db, "words"))
             self.words.mark_filled()
         self.startup.done("words")
+        await self.learner.start()
         self.tokenizers.start()
         self.background.spawn("indexer", self.indexer.run)
+        self.background.spawn("learning", self.learner.run)
         self.background.spawn("memory", self._give_memory_back)
         await self.semantics.start(self.indexer, self.retriever)
         try:
             yield
         finally:
             await self.background.cancel()
+            await self.learner.episodes.close()
             await self.llm.close()
             await self.semantics.close()
             self.words.close()
 
-    def _forget_answers(self) -> None:
-        # What they hold was found by another model.
+    def _serves(self, meaning: Meaning) -> None:
+        self.learner.consolidator.model_id = meaning.model_id
+        # What they hold was found by another model, or by none.
         self.results.clear()
         self.rankings.clear()
 
@@ -234,10 +267,7 @@ class Engine:
             trace = parse_trace(raw, limits=self.limits, namespace=session.namespace, trace_id=new_trace_id())
             chunks, tokens = await self._cut(trace)
             added = await self._put([(trace, chunks)], outbox.INTERACTIVE)
-        if added[0].seq is not None:
-            # Another add may have come in between: never back.
-            session.last_seq = max(added[0].seq, session.last_seq or 0)
-            self._last_seq = max(added[0].seq, self._last_seq)
+        self._wrote(session, added[0].seq)
         indexed = added[0].seq is None and not await self.store.read(lambda db: outbox.is_waiting(db, added[0].row))
         return AddedTrace(trace_id=trace.trace_id, status=added[0].status, chunks=added[0].chunks, tokens=tokens, indexed=indexed)
 
@@ -246,11 +276,31 @@ class Engine:
         cut = await to_thread.run_sync(lambda: [(trace, self._chunks(trace)) for trace in items])
         return await self._put(cut, outbox.BULK)
 
-    async def _put(self, items: Sequence[tuple[Trace, Sequence[Chunk]]], priority: int) -> list[Added]:
-        now_ms = round(self._clock() * 1000)
-        added = await self.store.write(
-            lambda db: [traces.upsert(db, trace, chunks, now_ms=now_ms, priority=priority) for trace, chunks in items]
-        )
+    def _wrote(self, session: Session, seq: int | None) -> None:
+        """Let searches wait for an entry of the outbox: everybody's for words, the session's own for meaning, too."""
+        if seq is not None:
+            # Another add may have come in between: never back.
+            session.last_seq = max(seq, session.last_seq or 0)
+            self._last_seq = max(seq, self._last_seq)
+
+    async def _put(
+        self,
+        items: Sequence[tuple[Trace, Sequence[Chunk]]],
+        priority: int,
+        also: Callable[[sqlite3.Connection, Added], None] | None = None,
+    ) -> list[Added]:
+        """Store traces in one commit, and what `also` writes with each of them."""
+        now_ms = self.now_ms()
+
+        def write(db: sqlite3.Connection) -> list[Added]:
+            added = [traces.upsert(db, trace, chunks, now_ms=now_ms, priority=priority) for trace, chunks in items]
+            if also is not None:
+                for one in added:
+                    also(db, one)
+            return added
+
+        added = await self.store.write(write)
+        self.learner.consolidator.touch(news=True)
         if any(trace.namespace not in self.spaces for trace, _ in items):
             self.spaces = await self.store.read(traces.namespace_ids)
         for space in {self.spaces[trace.namespace] for trace, _ in items}:
@@ -269,6 +319,11 @@ class Engine:
     def _chunks(self, trace: Trace) -> list[Chunk]:
         index = self.settings.index
         return chunks_of(trace, self.token_spans, tokens=index.chunk_tokens, overlap_tokens=index.chunk_overlap_tokens)
+
+    async def _keep(self, trace: Trace, also: Callable[[sqlite3.Connection, Added], None]) -> Added:
+        chunks = self._chunks(trace) if len(trace.content) < SMALL_CHARS else await to_thread.run_sync(self._chunks, trace)
+        (added,) = await self._put([(trace, chunks)], outbox.INTERACTIVE, also)
+        return added
 
     async def forget(self, rows: Sequence[int]) -> int:
         """Delete traces for good: from the store and its file now, from the indexes at once after. Returns how many."""
@@ -296,6 +351,8 @@ class Engine:
                 # An answer that is less deep than it could be is not kept.
                 if complete and (answer.dense or not self.retriever.deep):
                     self.results.put(key, answer)
+        self.learner.consolidator.touch(news=False)
+        session.recalled.extend((found.namespace, found.trace_id) for found in answer.page.results)
         return answer
 
     async def _settle(self, session: Session) -> bool:
@@ -328,9 +385,13 @@ class Engine:
         found, end = await self._load(searched.ranking, offset, query.k)
         tokenizer = await self.tokenizer()
         several = len(query.namespaces) != 1
+        context = await self.learner.context([stored.row for stored, _, _ in found])
 
         def render() -> Page:
-            return present(found, tokenizer=tokenizer, max_tokens=query.max_tokens, detail=query.detail, note=note, several=several)
+            return present(
+                found, tokenizer=tokenizer, max_tokens=query.max_tokens, detail=query.detail, note=note, several=several,
+                told=context.told, patterns=context.patterns,
+            )  # fmt: skip
 
         return Retrieved(
             page=await to_thread.run_sync(render), namespaces=tuple(known), dense=searched.dense, note=note,
@@ -343,6 +404,7 @@ class Engine:
         if searched is None:
             async with self._searching.passing():
                 searched = await self.retriever.search(query.texts, spaces, query.filters)
+            searched = replace(searched, ranking=await self.learner.weighed(searched.ranking))
             if searched.dense or not searched.note:
                 self.rankings.put(key, searched)
         return searched
@@ -388,6 +450,34 @@ class Engine:
         if len(rows) != 1:
             return None
         return (await self.store.read(lambda db: traces.load(db, rows))).get(rows[0])
+
+    async def _similar(self, task: str, namespace: str) -> list[tuple[int, float]]:
+        """Return the traces whose best passage is most like a task, with how like it is, 0 to 1."""
+        space = self.spaces.get(namespace)
+        if space is None:
+            return []
+        found = await self.retriever.search([task], [space], Filters())
+        return [(r.row, min(1.0, max(r.dense, r.lexical))) for r in found.ranking[:COMPARED_TRACES]]
+
+    # -- learning -----------------------------------------------------------------------------------------------
+
+    async def log_steps(self, raw: Mapping[str, Any], session: Session) -> Episode:
+        """Take steps of an episode; they survive a kill when this returns. Raises: InputError, StoreError."""
+        with self.metrics.timed("log_steps"):
+            return await self.learner.episodes.log(raw, session.namespace)
+
+    async def complete_episode(self, raw: Mapping[str, Any], session: Session) -> Completed:
+        """End an episode and store its trace. Raises: InputError, StoreError."""
+        with self.metrics.timed("complete_episode"):
+            completed = await self.learner.episodes.complete(raw, tuple(dict.fromkeys(session.recalled)))
+        session.recalled.clear()
+        self._wrote(session, completed.seq)
+        return completed
+
+    async def feedback(self, raw: Mapping[str, Any], session: Session) -> int:
+        """Record whether memories helped. Returns how many. Raises: InputError, StoreError."""
+        with self.metrics.timed("feedback"):
+            return await self.learner.feedback(raw, session.namespace)
 
     # -- compressing --------------------------------------------------------------------------------------------
 

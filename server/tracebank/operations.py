@@ -17,7 +17,7 @@ from tracebank.errors import InputError
 from tracebank.records import Trace, check_id, check_list, parse_time, parse_trace, shown
 from tracebank.reporting import examine, report
 from tracebank.retrieval.request import parse_filters
-from tracebank.store import outbox, traces
+from tracebank.store import lesson_groups, outbox, traces
 from tracebank.store.outbox import Sink
 
 Events = AsyncIterator[dict[str, Any]]
@@ -164,6 +164,23 @@ async def doctor(session: Session, *, repair: bool = False) -> Events:
     yield {"findings": [{"what": what, "well": well, "found": found} for what, well, found in findings]}
 
 
+async def consolidate(session: Session, *, undo: bool = False) -> Events:
+    """Bring lessons together now, and tell which; with `undo` take all of that back."""
+    consolidator = session.engine.learner.consolidator
+    if undo:
+        yield {"undone": await consolidator.undo()}
+        return
+    async for _ in wait_indexed(session):
+        pass
+    report = await consolidator.consolidate()
+    groups = await session.engine.store.read(lesson_groups.every)
+    told = [
+        {"kind": g.kind, "lessons": [{"trace_id": m.trace_id, "outcome": str(m.outcome), "lesson": m.lesson.content} for m in g.members]}
+        for g in groups
+    ]
+    yield {**report, "groups": told}
+
+
 OPERATIONS: dict[str, Callable[..., Events]] = {
     "add": add,
     "import": import_lines,
@@ -173,4 +190,5 @@ OPERATIONS: dict[str, Callable[..., Events]] = {
     "forget": forget,
     "stats": stats,
     "doctor": doctor,
+    "consolidate": consolidate,
 }

@@ -53,6 +53,15 @@ class Limits:
     query_chars: int = 8_000
     queries: int = 16
     prompt_bytes: int = 4 * 1_048_576
+    steps: int = 200
+    action_chars: int = 8_000
+    observation_chars: int = 65_536
+    summary_chars: int = 8_000
+    episode_steps: int = 5_000
+    # What is left of a trace's content when the longest summary has been put before the steps.
+    episode_bytes: int = 1_048_576 - 40_000
+    feedback_traces: int = 50
+    note_chars: int = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +166,7 @@ def parse_trace(raw: Mapping[str, Any], *, limits: Limits, namespace: str, trace
         task=check_text("task", raw["task"], min_chars=1, max_chars=limits.task_chars),
         content=_check_content(given(raw, "content", ""), limits),
         outcome=check_outcome("outcome", given(raw, "outcome", Outcome.UNKNOWN)),
-        lessons=_check_lessons(given(raw, "lessons", ()), limits),
+        lessons=check_lessons(given(raw, "lessons", ()), limits),
         tags=check_tags("tags", given(raw, "tags", ()), limits),
         parent_id=None if raw.get("parent_id") is None else check_id("parent_id", raw["parent_id"], limits),
         occurred_at_ms=None if raw.get("occurred_at") is None else parse_time("occurred_at", raw["occurred_at"]),
@@ -283,7 +292,8 @@ def _check_content(value: object, limits: Limits) -> str:
     return text
 
 
-def _check_lessons(value: object, limits: Limits) -> tuple[Lesson, ...]:
+def check_lessons(value: object, limits: Limits) -> tuple[Lesson, ...]:
+    """Return the lessons, each given as a string or an object. Raises: InputError."""
     items = check_list("lessons", value, limits.lessons)
     return tuple(_check_lesson(f"lessons[{i}]", item, limits) for i, item in enumerate(items))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracebank.engine import Engine
 
 
-SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "llm", "plugins", "advice")
+SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "llm", "learning", "plugins", "advice")
 LOW_DISK_BYTES = 256 * 1_048_576
 
 
@@ -43,6 +43,7 @@ async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
         "tokens": {"tokenizer": (await engine.tokenizer()).name, "problem": engine.tokenizers.problem},
         "compression": _compression(engine),
         "llm": await engine.llm.report(),
+        "learning": await engine.learner.figures(),
         "plugins": dict(engine.plugins),
     }
     figures["advice"] = _advice(figures, engine)

@@ -41,11 +41,11 @@ class Semantics:
         background: Background,
         searching: Gate,
         came_up: Callable[[str, float], None],
-        exchanged: Callable[[], None],
+        serves: Callable[[Meaning], None],
     ) -> None:
-        """Take what it needs. `came_up(part, since)` hears of each part; `exchanged()` that another model answers from now on."""
+        """Take what it needs. `came_up(part, since)` hears of each part; `serves(meaning)` of the model that answers from now on."""
         self._settings, self._store, self._metrics, self._background = settings, store, metrics, background
-        self._searching, self._came_up, self._exchanged = searching, came_up, exchanged
+        self._searching, self._came_up, self._serves = searching, came_up, serves
         self.embedding = self._service(settings.embedding)
         self.index: VectorIndex | None = None
         self.change: ModelChange | None = None
@@ -112,6 +112,7 @@ class Semantics:
         meaning = Meaning(index, self.embedding, plan.serving.id)
         self._indexer.attach(meaning)
         self._retriever.attach(meaning)
+        self._serves(meaning)
         if plan.next is not None:
             self.change = self._change_to(plan.next)
             self._background.spawn("model change", self.change.run)
@@ -136,7 +137,7 @@ class Semantics:
         self.index, self.change = meaning.index, None
         self._use(meaning.embedding)
         self._retriever.attach(meaning)
-        self._exchanged()
+        self._serves(meaning)
 
         async def retire() -> None:
             await former.close()

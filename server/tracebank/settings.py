@@ -185,6 +185,24 @@ class LlmSettings(_Section):
         return value
 
 
+class LearningSettings(_Section):
+    """Episodes, and what is learned from them."""
+
+    flush_steps: int = Field(50, ge=1, le=10_000, description="logged steps that are stored together at the latest")
+    flush_s: float = Field(5.0, gt=0, le=3_600, description="seconds after which a logged step is stored, with all others by then")
+    abandon_after_s: float = Field(
+        86_400.0, gt=0, le=31_536_000, description="seconds without a step after which an episode is closed as unknown"
+    )
+    reflection_timeout_s: float = Field(8.0, gt=0, le=600, description="seconds that each part of a completion may take")
+    waiting_actions: tuple[str, ...] = Field(
+        ("ask_user", "ask_human", "human_input", "wait_for_user", "request_approval", "request_user_input"),
+        description="actions that wait for a person: no effort of the agent",
+    )
+    feedback_half_life_days: float = Field(180.0, gt=0, le=36_500, description="days after which feedback counts half")
+    consolidate: bool = Field(True, description="whether equal and contrary lessons are brought together in idle time")
+    consolidate_after_s: float = Field(60.0, ge=0, le=86_400, description="seconds without a call that are idle time")
+
+
 class DaemonSettings(_Section):
     """The engine as a process of its own."""
 
@@ -209,6 +227,7 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     compression: CompressionSettings = CompressionSettings()
     llm: LlmSettings = LlmSettings()
+    learning: LearningSettings = LearningSettings()
     daemon: DaemonSettings = DaemonSettings()
 
     @property

@@ -170,7 +170,8 @@ def test_what_is_forgotten_is_in_no_file_of_the_store(shared: Home, namespace: s
         (("export", "-n", ""), "namespace: must not be empty"),
         (
             ("stats", "cash"),
-            "section: must be all or one of engine, store, index, embedding, caches, latencies, tokens, compression, llm, plugins, advice, "
+            "section: must be all or one of engine, store, index, embedding, caches, latencies, tokens, compression, llm, learning, "
+            "plugins, advice, "
             "not 'cash'",
         ),
     ],
@@ -202,6 +203,20 @@ def test_stats_are_a_table_for_a_person_and_json_for_a_program(shared: Home, nam
     assert figures["store"]["namespaces"][namespace] == 1
     assert json.loads(shared.run("stats", "store", "--json").out)["store"]["namespaces"][namespace] == 1
     assert shared.run("stats").code == 0
+
+
+def test_consolidate_shows_what_belongs_together_and_takes_it_back(fresh: Home) -> None:
+    """For a person and for a program; the traces stay as they are."""
+    for name in ("a", "b"):
+        fresh.run("add", f"Mend kite {name}", "--lesson", "Glue [first].", "--outcome", "success", "--id", name)
+    shown = fresh.run("consolidate")
+    assert (shown.code, shown.errors) == (0, "1 groups among 2 lessons\n")
+    assert shown.out.splitlines() == ["equal", "  a (success): Glue [first].", "  b (success): Glue [first]."]
+    (group,) = json.loads(fresh.run("consolidate", "--json").out)["groups"]
+    assert [lesson["trace_id"] for lesson in group["lessons"]] == ["a", "b"]
+    assert fresh.run("consolidate", "--undo").errors == "1 groups of lessons taken back\n"
+    assert json.loads(fresh.run("consolidate", "--json").out)["groups"] == []
+    assert [trace["lessons"] for trace in exported(fresh, "default")] == [["Glue [first]."]] * 2
 
 
 def test_status_and_stop_start_nothing(fresh: Home) -> None:

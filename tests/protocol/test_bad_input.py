@@ -125,7 +125,7 @@ COMPRESS_PROMPT: dict[str, tuple[dict[str, Any], str]] = {
     "keep what is not there": ({"keep": ["zebra"]}, "keep: 'zebra' is not in the text: give it exactly as written there"),
 }
 
-SECTIONS = "engine, store, index, embedding, caches, latencies, tokens, compression, llm, plugins, advice"
+SECTIONS = "engine, store, index, embedding, caches, latencies, tokens, compression, llm, learning, plugins, advice"
 STATS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown section": ({"section": "cash"}, f"section: must be all or one of {SECTIONS}, not 'cash'"),
     "section a number": ({"section": 5}, f"section: must be all or one of {SECTIONS}, not 5"),

@@ -14,11 +14,15 @@ from wire import Wire
 
 TITLES = {
     "add_trace": "Remember a task",
+    "complete_episode": "End an episode",
     "compress_prompt": "Shorten a prompt",
+    "feedback": "Rate memories",
+    "log_steps": "Log steps",
     "retrieve": "Recall memories",
     "stats": "State of the memory",
 }
-TOOLS_LIST_BYTES = 5_000
+WRITING = {"add_trace": True, "complete_episode": True, "feedback": False, "log_steps": False}  # and whether twice is as good as once
+TOOLS_LIST_BYTES = 8_000
 
 
 def tools_of(talk: Talk) -> dict[str, Tool]:
@@ -55,7 +59,9 @@ def test_the_instructions_name_what_to_call_and_when_in_few_words(either: Talk) 
     """They are paid for in every conversation: under 300 tokens at 3 characters a token."""
     instructions = either.client.instructions
     assert instructions is not None
-    assert {"retrieve", "add_trace", "trace://{trace_id}"} <= {word.strip(".,:;") for word in instructions.split()}
+    assert {"retrieve", "log_steps", "complete_episode", "add_trace", "feedback", "trace://{trace_id}"} <= {
+        word.strip(".,:;") for word in instructions.split()
+    }
     assert len(instructions) < 300 * 3
 
 
@@ -65,16 +71,16 @@ def test_every_tool_is_listed_with_its_title(either: Talk) -> None:
 
 
 def test_annotations_tell_what_a_tool_does_to_the_memory(either: Talk) -> None:
-    """Only add_trace writes, and it destroys nothing; nothing reaches out of the machine."""
+    """Some write, and destroy nothing; nothing reaches out of the machine."""
     for name, tool in tools_of(either).items():
         annotations = tool.annotations
         assert annotations is not None
-        assert annotations.read_only_hint is (name != "add_trace")
+        assert annotations.read_only_hint is (name not in WRITING)
         assert annotations.open_world_hint is False
         # The other two hints mean something only for what writes; a client takes silence for "destructive".
-        if name == "add_trace":
+        if name in WRITING:
             assert annotations.destructive_hint is False
-            assert annotations.idempotent_hint is True
+            assert annotations.idempotent_hint is WRITING[name]
 
 
 def test_every_tool_has_a_description_and_both_schemas(either: Talk) -> None:
@@ -112,7 +118,10 @@ def test_the_schemas_tell_the_defaults(talk: Talk, tool: str, argument: str, def
 @pytest.mark.parametrize("tool", TITLES)
 def test_only_what_is_needed_is_required(talk: Talk, tool: str) -> None:
     """A call with the one necessary argument is a whole call."""
-    required = {"add_trace": ["task"], "retrieve": ["query"], "compress_prompt": ["text"], "stats": []}
+    required = {
+        "add_trace": ["task"], "complete_episode": ["episode_id", "outcome"], "compress_prompt": ["text"],
+        "feedback": ["trace_ids", "helpful"], "log_steps": [], "retrieve": ["query"], "stats": [],
+    }  # fmt: skip
     assert tools_of(talk)[tool].input_schema.get("required", []) == required[tool]
 
 
@@ -126,8 +135,12 @@ def test_the_list_of_tools_is_small(words_home: Home) -> None:
 def test_resources_and_prompts_are_listed(either: Talk) -> None:
     """What can be read by address, and what a person can choose from a menu."""
     templates = either.ask(either.client.list_resource_templates).resource_templates
-    assert {template.uri_template for template in templates} == {"trace://{+trace_id}", "tracebank://stats{?section}"}
-    assert all(template.mime_type == "application/json" and template.title for template in templates)
+    assert {template.uri_template for template in templates} == {
+        "trace://{+trace_id}",
+        "episode://{+episode_id}/handoff",
+        "tracebank://stats{?section}",
+    }
+    assert all(template.mime_type in ("application/json", "text/plain") and template.title for template in templates)
     prompts = {prompt.name: prompt for prompt in either.ask(either.client.list_prompts).prompts}
     assert prompts.keys() == {"recall", "reflect"}
     assert [(argument.name, argument.required) for argument in prompts["recall"].arguments or ()] == [("task", True)]

@@ -88,7 +88,9 @@ OTHERS = {
     "fail": "parrot:FAIL", "leave": "parrot:LEAVE", "namesake": "parrot:NAMESAKE", "no_spec": "parrot:NO_SPEC",
     "not_there": "parrot:NOT_THERE", "half": "half:TOOL", "absent": "no_such_module:TOOL",
 }  # fmt: skip
-TOOLS = ["add_trace", "compress_prompt", "retrieve", "stats", "echo", "fail", "leave"]
+TOOLS = [
+    "add_trace", "complete_episode", "compress_prompt", "feedback", "log_steps", "retrieve", "stats", "echo", "fail", "leave",
+]  # fmt: skip
 
 
 @contextmanager

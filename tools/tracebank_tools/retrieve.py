@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from mcp.types import CallToolResult
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
 
@@ -29,7 +29,9 @@ class Memory(BaseModel):
 
 
 class RetrieveResult(BaseModel):
-    """A page of memories."""
+    """A page of memories; also `patterns`, lines about them together, where there are any."""
+
+    model_config = ConfigDict(extra="allow")
 
     results: list[Memory]
     tokens: int
@@ -66,9 +68,11 @@ async def retrieve(
         for r in found.page.results
     ]  # fmt: skip
     searched = {"namespaces": list(found.namespaces), "meaning": found.dense, **({"note": found.note} if found.note else {})}
-    return reply(
-        RetrieveResult(results=memories, tokens=found.page.tokens, searched=searched, next_cursor=found.next_cursor), found.page.text
-    )
+    result = RetrieveResult(
+        results=memories, tokens=found.page.tokens, searched=searched,
+        next_cursor=found.next_cursor, **({"patterns": list(found.page.patterns)} if found.page.patterns else {}),
+    )  # fmt: skip
+    return reply(result, found.page.text)
 
 
 TOOL = ToolSpec(run=retrieve, title="Recall memories", read_only=True, idempotent=True)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tracebank.records import Detail, format_time
@@ -29,6 +30,7 @@ BORDER_CHARS = 120
 UNSHOWN_TASK_CHARS = 160
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n+")
+_PATTERNS = "Seen in these: "
 
 Span = tuple[str, int, int, int]
 
@@ -56,6 +58,7 @@ class Page:
     results: tuple[Result, ...]
     text: str
     tokens: int
+    patterns: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -117,27 +120,36 @@ def present(
     detail: Detail,
     note: str = "",
     several: bool,
+    told: Mapping[tuple[int, int], str | None] = MappingProxyType({}),
+    patterns: Sequence[str] = (),
 ) -> Page:
     """Return the page of these memories, best first, in at most `max_tokens` of text, counted exactly.
 
-    `several` names each memory's namespace. A memory that finds no room is still a result, without its text.
+    `several` names each memory's namespace; `told` is what is said after a lesson, by row and ordinal, None where another
+    one has said the same; `patterns` are lines about these memories together. A memory that finds no room is still a
+    result, without its text.
     """
     memories = [_Memory(stored, ranked, spans, i, several) for i, (stored, ranked, spans) in enumerate(found, 1)]
     head = [INTRODUCTION if memories else "No memory matches.", *([f"({_TAG.sub('&lt;', note)})"] if note else [])]
-    shown = _Filler(tokenizer, max_tokens, detail, head).fill(memories)
-    text, tokens = _fit(head, shown, len(memories), tokenizer, max_tokens)
+    filler = _Filler(tokenizer, max_tokens, detail, head, told)
+    shown, patterns_shown = filler.fill(memories, patterns)
+    text, tokens = _fit(head, shown, patterns_shown, len(memories), tokenizer, max_tokens)
     showing = {memory.number for memory in shown}
-    return Page(results=tuple(m.result(shown=m.number in showing) for m in memories), text=text, tokens=tokens)
+    results = tuple(m.result(shown=m.number in showing) for m in memories)
+    return Page(results=results, text=text, tokens=tokens, patterns=tuple(patterns_shown))
 
 
 class _Filler:
     """Adds pieces to memories while there is room, by the sum of the pieces' tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, detail: Detail, head: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_tokens: int, detail: Detail, head: Sequence[str], told: Mapping[tuple[int, int], str | None]
+    ) -> None:
         self._tokenizer, self._max_tokens, self._concise = tokenizer, max_tokens, detail == "concise"
+        self._told = told
         self._left = max_tokens - sum(self._cost(line) for line in head)
 
-    def fill(self, memories: Sequence[_Memory]) -> list[_Memory]:
+    def fill(self, memories: Sequence[_Memory], patterns: Sequence[str]) -> tuple[list[_Memory], list[str]]:
         shown: list[_Memory] = []
         for memory in memories[: max(1, self._max_tokens // TOKENS_A_MEMORY)]:
             memory.task = self._clipped(memory.stored.trace.task, CONCISE_TASK_TOKENS)
@@ -146,15 +158,18 @@ class _Filler:
             shown.append(memory)
         for memory in shown:
             self._add_lessons(memory)
+        patterns_shown = [line for line in patterns if shown and self._take(f"{_PATTERNS}{line}\n")]
         for memory, start, end in self._passages(shown):
             if self._take(memory.stored.trace.content[start:end] + "\n…\n"):
                 memory.passages.append((start, end))
-        return shown
+        return shown, patterns_shown
 
     def _add_lessons(self, memory: _Memory) -> None:
         lessons = memory.stored.trace.lessons
-        for lesson in lessons[: CONCISE_LESSONS if self._concise else None]:
-            text = self._clipped(lesson.text, CONCISE_LESSON_TOKENS)
+        remarks = [self._told.get((memory.stored.row, i), "") for i in range(len(lessons))]
+        new = [(lesson, remark) for lesson, remark in zip(lessons, remarks, strict=True) if remark is not None]
+        for lesson, remark in new[: CONCISE_LESSONS if self._concise else None]:
+            text = " ".join([self._clipped(lesson.text, CONCISE_LESSON_TOKENS), *([remark] if remark else [])])
             if self._take(f"Lesson: {text}\n"):
                 memory.lessons.append(text)
 
@@ -194,17 +209,25 @@ class _Filler:
         return True
 
 
-def _fit(head: Sequence[str], shown: list[_Memory], found: int, tokenizer: Tokenizer, max_tokens: int) -> tuple[str, int]:
+def _fit(
+    head: Sequence[str], shown: list[_Memory], patterns: list[str], found: int, tokenizer: Tokenizer, max_tokens: int
+) -> tuple[str, int]:
     """Return the text and its exact tokens, giving up the last piece as long as it is too long."""
     while True:
         rest = [f"({found - len(shown)} more found: raise max_tokens to read them.)"] if found > len(shown) else []
-        text = "\n".join([*head, *(memory.text for memory in shown), *rest])
+        text = "\n".join([*head, *(memory.text for memory in shown), *_told_together(patterns), *rest])
         tokens = tokenizer.count(text)
         if tokens <= max_tokens:
             return text, tokens
-        if not _give_up(shown):
+        if patterns:
+            patterns.pop()
+        elif not _give_up(shown):
             text = tokenizer.head(text, max_tokens)
             return text, tokenizer.count(text)
+
+
+def _told_together(patterns: Sequence[str]) -> list[str]:
+    return ["<memory patterns>", *(_TAG.sub("&lt;", f"{_PATTERNS}{line}") for line in patterns), "</memory>"] if patterns else []
 
 
 def _give_up(shown: list[_Memory]) -> bool:

@@ -93,6 +93,84 @@ MIGRATIONS: tuple[str, ...] = (
         day TEXT PRIMARY KEY, tokens INTEGER NOT NULL, nano_usd INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    -- An episode is open until it has a trace; it is forgotten with its trace, and so is all that was learned from it.
+    CREATE TABLE episodes (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        episode_id TEXT NOT NULL UNIQUE,
+        namespace_id INTEGER NOT NULL REFERENCES namespaces (id),
+        task TEXT NOT NULL,
+        started_at_ms INTEGER NOT NULL,
+        updated_at_ms INTEGER NOT NULL,
+        trace INTEGER REFERENCES traces (id) ON DELETE CASCADE,
+        effort INTEGER,
+        result TEXT
+    );
+    CREATE INDEX episodes_by_trace ON episodes (trace);
+    CREATE INDEX episodes_open ON episodes (updated_at_ms) WHERE trace IS NULL;
+    -- Of open episodes only: the trace of a complete one holds their words.
+    CREATE TABLE steps (
+        episode INTEGER NOT NULL REFERENCES episodes (id) ON DELETE CASCADE,
+        ordinal INTEGER NOT NULL,
+        action TEXT NOT NULL, observation TEXT NOT NULL, thought TEXT NOT NULL,
+        ok INTEGER,
+        duration_ms REAL,
+        PRIMARY KEY (episode, ordinal)
+    ) WITHOUT ROWID;
+    -- What was seen in several episodes. The counts are those of the evidence, whoever adds or deletes it.
+    CREATE TABLE patterns (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace_id INTEGER NOT NULL REFERENCES namespaces (id),
+        kind TEXT NOT NULL, context TEXT NOT NULL, choice TEXT NOT NULL,
+        seen INTEGER NOT NULL DEFAULT 0,
+        judged INTEGER NOT NULL DEFAULT 0,
+        credit REAL NOT NULL DEFAULT 0,
+        UNIQUE (namespace_id, kind, context, choice)
+    );
+    CREATE TABLE pattern_evidence (
+        pattern INTEGER NOT NULL REFERENCES patterns (id) ON DELETE CASCADE,
+        trace INTEGER NOT NULL REFERENCES traces (id) ON DELETE CASCADE,
+        credit REAL,
+        PRIMARY KEY (pattern, trace)
+    ) WITHOUT ROWID;
+    CREATE INDEX pattern_evidence_by_trace ON pattern_evidence (trace);
+    CREATE TRIGGER pattern_gains AFTER INSERT ON pattern_evidence BEGIN
+        UPDATE patterns SET seen = seen + 1, judged = judged + (new.credit IS NOT NULL), credit = credit + coalesce(new.credit, 0)
+        WHERE id = new.pattern;
+    END;
+    CREATE TRIGGER pattern_loses AFTER DELETE ON pattern_evidence BEGIN
+        UPDATE patterns SET seen = seen - 1, judged = judged - (old.credit IS NOT NULL), credit = credit - coalesce(old.credit, 0)
+        WHERE id = old.pattern;
+        DELETE FROM patterns WHERE id = old.pattern AND seen <= 0;
+    END;
+    -- What a memory was worth: said by an agent, or shown by the success of an episode that had read it.
+    CREATE TABLE feedback (
+        id INTEGER PRIMARY KEY,
+        trace INTEGER NOT NULL REFERENCES traces (id) ON DELETE CASCADE,
+        at_ms INTEGER NOT NULL,
+        helpful INTEGER NOT NULL,
+        weight REAL NOT NULL,
+        note TEXT NOT NULL
+    );
+    CREATE INDEX feedback_by_trace ON feedback (trace);
+    -- Lessons that belong together, told when one of them is shown. The lessons stay as they are, so a group can be undone;
+    -- one that was undone stays, so that it is not made again.
+    CREATE TABLE lesson_groups (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace_id INTEGER NOT NULL REFERENCES namespaces (id),
+        kind TEXT NOT NULL,
+        made_at_ms INTEGER NOT NULL,
+        undone_at_ms INTEGER
+    );
+    CREATE TABLE grouped_lessons (
+        lesson_group INTEGER NOT NULL REFERENCES lesson_groups (id) ON DELETE CASCADE,
+        trace INTEGER NOT NULL,
+        ordinal INTEGER NOT NULL,
+        PRIMARY KEY (lesson_group, trace, ordinal),
+        FOREIGN KEY (trace, ordinal) REFERENCES lessons (trace, ordinal) ON DELETE CASCADE
+    ) WITHOUT ROWID;
+    CREATE INDEX grouped_lessons_by_lesson ON grouped_lessons (trace, ordinal);
+    """,
 )
 
 

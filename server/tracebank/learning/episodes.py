@@ -1,0 +1,210 @@
+"""Episodes from their first step to their trace: logged, read while they are open, judged, stored, or closed as abandoned."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from anyio import to_thread
+
+from tracebank.errors import InputError, TracebankError
+from tracebank.learning import patterns
+from tracebank.learning.analysis import observe
+from tracebank.learning.completion import Judge, Judgement
+from tracebank.learning.feedback import USED_WEIGHT
+from tracebank.learning.lasting import Lasting
+from tracebank.learning.reflection import Attempt
+from tracebank.learning.reward import CREDIT
+from tracebank.learning.step_log import Episode, StepLog
+from tracebank.learning.summary import handoff, transcript
+from tracebank.records import Limits, Outcome, Trace, shown
+from tracebank.settings import LearningSettings
+from tracebank.steps import Completion, Step, parse_completion, parse_steps
+from tracebank.store import Added, Store, episodes, feedback, traces
+from tracebank.store import patterns as pattern_rows
+from tracebank.store.feedback import Evidence
+
+log = logging.getLogger(__name__)
+
+# Stores a trace the engine's own way, and runs a write with its row in the same transaction.
+Keep = Callable[[Trace, Callable[[sqlite3.Connection, Added], None]], Awaitable[Added]]
+# Names a trace as agents know it: by namespace and id.
+TraceName = tuple[str, str]
+
+RETRY_S = 60.0
+# A clock that was set forward is noticed within this time.
+LONGEST_WAIT_S = 3_600.0
+TAG, ABANDONED_TAG = "episode", "abandoned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """The end of an episode. `problems` tells, by part, what could not be found out; `seq` is the last entry of its trace in the outbox."""
+
+    trace_id: str
+    reward: float
+    reward_parts: Mapping[str, float]
+    reflection: str
+    lessons: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    seq: int | None = None
+
+
+class Episodes:
+    """The episodes of one data directory."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        step_log: StepLog,
+        judge: Judge,
+        keep: Keep,
+        changed: Callable[[int], None],
+        settings: LearningSettings,
+        limits: Limits,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._store, self.step_log, self._judge, self._keep, self._changed = store, step_log, judge, keep, changed
+        self._settings, self._limits, self._now_ms = settings, limits, now_ms
+        self._endings = Lasting()
+
+    async def close(self) -> None:
+        """Finish the completions that have begun, and store all steps."""
+        await self._endings.settled()
+        await self.step_log.close()
+
+    async def log(self, raw: Mapping[str, Any], namespace: str) -> Episode:
+        """Take steps of an episode; they survive a kill when this returns. Raises: InputError, StoreError."""
+        return await self.step_log.append(parse_steps(raw, limits=self._limits), namespace)
+
+    async def complete(self, raw: Mapping[str, Any], recalled: Sequence[TraceName] = ()) -> Completed:
+        """End an episode: judge it, and store its trace. `recalled` are the memories that its agent had read.
+
+        Doing it again returns the same. Raises: InputError, StoreError; then the episode stays open.
+        """
+        # An agent that cancels must not leave an episode that is complete in the store and open in memory.
+        return await self._endings.run(self._end(parse_completion(raw, limits=self._limits), recalled))
+
+    async def _end(self, said: Completion, recalled: Sequence[TraceName], *, tags: Sequence[str] = (TAG,)) -> Completed:
+        async with self.step_log.completing(said.episode_id) as held:
+            if held is None:
+                return await self._completed_before(said.episode_id)
+            episode, steps = held
+            attempt = await to_thread.run_sync(self._attempt, episode, steps, said.outcome)
+            judgement = await self._judge.judge(attempt, episode.namespace, said)
+            return await self._store_trace(episode, attempt, said, judgement, recalled, tags)
+
+    def _attempt(self, episode: Episode, steps: Sequence[Step], outcome: Outcome) -> Attempt:
+        observed = observe(steps, waiting_actions=self._settings.waiting_actions)
+        return Attempt(task=episode.task, outcome=outcome, steps=tuple(steps), observed=observed)
+
+    async def _completed_before(self, episode_id: str) -> Completed:
+        result = await self._store.read(lambda db: episodes.result_of(db, episode_id))
+        if result is None:
+            raise InputError("episode_id", f"{shown(episode_id)} is not known: take it from the answer of log_steps")
+        return Completed(**{**result, "lessons": tuple(result["lessons"]), "patterns": tuple(result["patterns"])})
+
+    async def _store_trace(
+        self,
+        episode: Episode,
+        attempt: Attempt,
+        said: Completion,
+        judgement: Judgement,
+        recalled: Sequence[TraceName],
+        tags: Sequence[str],
+    ) -> Completed:
+        room = max(0, self._limits.lessons - len(said.lessons))
+        lessons = (*said.lessons, *judgement.reflection.lessons[:room])
+        trace = Trace(
+            trace_id=episode.episode_id, namespace=episode.namespace, task=episode.task, outcome=said.outcome, lessons=lessons,
+            content="\n\n".join(part for part in (judgement.summary, transcript(attempt.steps)) if part),
+            tags=tuple(tags), metadata=_metadata(attempt, judgement),
+        )  # fmt: skip
+        keys = patterns.patterns_of(attempt.steps, attempt.observed, waiting_actions=self._settings.waiting_actions)
+        completed = Completed(
+            trace_id=trace.trace_id, reward=judgement.reward.value, reward_parts=judgement.reward.parts,
+            reflection=judgement.reflection.text, lessons=tuple(lesson.text for lesson in lessons), problems=judgement.problems,
+        )  # fmt: skip
+        written: list[Completed] = []
+        credited: set[int] = set()
+
+        def also(db: sqlite3.Connection, added: Added) -> None:
+            space = traces.namespace_id(db, trace.namespace)
+            pattern_rows.add(db, space, keys, trace=added.row, credit=CREDIT[said.outcome])
+            known = patterns.hints(pattern_rows.of_traces(db, [added.row], min_seen=patterns.MIN_SEEN))
+            whole = replace(completed, patterns=tuple(known))
+            episodes.close(
+                db, episodes.Closing(episode_id=episode.episode_id, effort=attempt.observed.effort, result=_fields(whole)), added.row
+            )
+            if said.outcome == Outcome.SUCCESS:
+                credited.update(self._credit(db, recalled))
+            written.append(whole)
+
+        added = await self._keep(trace, also)
+        for space in credited:
+            self._changed(space)
+        return replace(written[-1], seq=added.seq)
+
+    def _credit(self, db: sqlite3.Connection, recalled: Sequence[TraceName]) -> list[int]:
+        """Record that these memories had been read. Returns the namespaces they are in."""
+        rows = [row for namespace, trace_id in recalled for row in traces.rows_of(db, [trace_id], [namespace])]
+        feedback.add(db, rows, Evidence(at_ms=self._now_ms(), helpful=True, weight=USED_WEIGHT))
+        return traces.spaces_of(db, rows)
+
+    async def handoff(self, episode_id: str) -> str | None:
+        """Store all steps of an open episode (a checkpoint), and return what another agent needs to go on; None if it is not open."""
+        held = await self.step_log.read(episode_id)
+        if held is None:
+            return None
+        attempt = await to_thread.run_sync(self._attempt, *held, Outcome.UNKNOWN)
+        return await to_thread.run_sync(handoff, episode_id, attempt)
+
+    async def open_trace(self, episode_id: str) -> Trace | None:
+        """Return an open episode as the trace that it would be by now; None where it is not open."""
+        held = await self.step_log.read(episode_id)
+        if held is None:
+            return None
+        episode, steps = held
+        return Trace(
+            trace_id=episode_id, namespace=episode.namespace, task=episode.task, content=transcript(steps), tags=(TAG,),
+            occurred_at_ms=episode.started_at_ms, metadata={"open": True, "steps": len(steps)},
+        )  # fmt: skip
+
+    async def close_abandoned(self) -> None:
+        """Close episodes that have had no step for too long, until cancelled."""
+        log_of_steps, limit_ms = self.step_log, self._settings.abandon_after_s * 1000
+        while True:
+            log_of_steps.changed.clear()
+            due = [e for e in log_of_steps.open.values() if e.updated_at_ms + limit_ms <= self._now_ms()]
+            for episode in due:
+                await self._abandon(episode)
+            if not log_of_steps.open:
+                await log_of_steps.changed.wait()
+            left_ms = min((e.updated_at_ms for e in log_of_steps.open.values()), default=0) + limit_ms - self._now_ms()
+            await asyncio.sleep(min(LONGEST_WAIT_S, max(0.0, left_ms / 1000)))
+
+    async def _abandon(self, episode: Episode) -> None:
+        said = Completion(episode_id=episode.episode_id, outcome=Outcome.UNKNOWN)
+        try:
+            await self._endings.run(self._end(said, (), tags=(TAG, ABANDONED_TAG)))
+            log.info("the episode %s is closed: no step for %g s", episode.episode_id, self._settings.abandon_after_s)
+        except TracebankError as error:
+            log.warning("the abandoned episode %s cannot be closed yet: %s", episode.episode_id, error)
+            await asyncio.sleep(RETRY_S)
+
+
+def _fields(completed: Completed) -> dict[str, Any]:
+    return {name: value for name, value in asdict(completed).items() if name != "seq"}
+
+
+def _metadata(attempt: Attempt, judgement: Judgement) -> dict[str, str | int | float | bool]:
+    seen = attempt.observed
+    counts = {"steps": len(attempt.steps), "errors": seen.errors, "recovered": seen.recovered, "retries": seen.retries}
+    rewards = {"reward": judgement.reward.value, **{f"reward_{name}": part for name, part in judgement.reward.parts.items()}}
+    return {**counts, "duration_ms": round(seen.duration_ms, 1), **rewards}

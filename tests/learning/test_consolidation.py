@@ -1,0 +1,158 @@
+"""Lessons that belong together: found, told where one is shown, and taken back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from samples import WAIT_S, settings_of, settled, tiny_vector
+
+from tracebank.engine import Engine, Session
+from tracebank.learning.consolidation import cluster, consolidate, evidence_of, told
+from tracebank.records import Lesson, Outcome
+from tracebank.store import lesson_groups
+from tracebank.store.lesson_groups import Group, KnownLesson
+
+SAME = "Wait for the event before you read the file"
+
+
+def known(row: int, content: str, outcome: Outcome = Outcome.SUCCESS, *, task: str = "read a file", ordinal: int = 0) -> KnownLesson:
+    """Return a lesson as the store knows it, with the vectors of the tiny model."""
+    return KnownLesson(
+        key=(row, ordinal), trace_id=f"t{row}", outcome=outcome, lesson=Lesson(content=content),
+        vector=tiny_vector(content), task_vector=tiny_vector(task),
+    )  # fmt: skip
+
+
+def test_within_a_cluster_any_two_are_as_near_as_asked() -> None:
+    """Complete linkage: a chain of neighbours is no cluster."""
+    angles = [0.0, 0.3, 0.6, 0.9]
+    vectors = [np.array([np.cos(a), np.sin(a)], np.float32) for a in angles]
+    labels = cluster(vectors, min_cosine=float(np.cos(0.35)))
+    for i, a in enumerate(vectors):
+        for j, b in enumerate(vectors):
+            assert labels[i] != labels[j] or float(a @ b) >= np.cos(0.35)
+    assert len(set(labels)) == 2
+    assert cluster([], min_cosine=0.5) == []
+    assert cluster(vectors[:1], min_cosine=0.5) == [0]
+
+
+def test_lessons_of_the_same_words_in_several_traces_are_equal() -> None:
+    """In whatever case and spacing, and without vectors, too; one trace alone is no evidence."""
+    lessons = [known(1, SAME), known(2, SAME.upper()), known(3, "Something else"), known(4, "Own"), known(4, "Own", ordinal=1)]
+    assert consolidate(lessons) == [("equal", ((1, 0), (2, 0)))]
+    assert consolidate([replace(lesson, vector=None, task_vector=None) for lesson in lessons]) == [("equal", ((1, 0), (2, 0)))]
+
+
+def test_lessons_that_differ_in_a_name_a_number_or_a_not_are_never_equal() -> None:
+    """However alike their vectors are."""
+    for other in (f"{SAME} not", f"{SAME} 2", f"{SAME} `x`"):
+        twin = replace(known(2, other), vector=known(1, SAME).vector)
+        assert consolidate([known(1, SAME), twin]) == []
+
+
+def test_lessons_of_like_tasks_that_ended_in_opposite_ways_are_contrary() -> None:
+    """Each failure's beside the nearest success's; other situations, and outcomes that nobody knows, do not count."""
+    good, bad = known(1, "Read the file with the lock held"), known(2, "Read the file with the lock free", Outcome.FAILURE)
+    assert consolidate([good, bad]) == [("contrary", ((1, 0), (2, 0)))]
+    assert consolidate([good, replace(bad, task_vector=tiny_vector("bake bread"))]) == []
+    assert consolidate([good, replace(bad, outcome=Outcome.UNKNOWN)]) == []
+
+
+def test_a_page_tells_a_lesson_once_with_its_evidence() -> None:
+    """With the first memory that has it; whoever is contrary stands beside it."""
+    group = Group(number=1, kind="equal", members=(known(1, SAME), known(2, SAME, Outcome.FAILURE), known(3, SAME)))
+    assert evidence_of(group) == "(learned in 3 traces: 2 success, 1 failure)"
+    assert told([group], [3, 9, 1]) == {(3, 0): evidence_of(group), (1, 0): None}
+    contrary = Group(number=2, kind="contrary", members=(known(1, SAME), known(2, "Never wait", Outcome.FAILURE)))
+    assert told([contrary], [1]) == {(1, 0): "(but in a like task that ended in failure, trace t2: Never wait)"}
+    assert told([], [1]) == {}
+
+
+@pytest.fixture
+async def engine(tmp_path: Path, tiny: object, no_tables: None) -> AsyncIterator[Engine]:
+    """An engine with a tiny model, that consolidates only when it is asked to."""
+    async with Engine.open(settings_of(tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def session(engine: Engine) -> Session:
+    """A client of it."""
+    return engine.session()
+
+
+async def three_equal(engine: Engine, session: Session) -> None:
+    """Store the same lesson three times and bring it together."""
+    for number in range(3):
+        await engine.add({"task": f"read file {number}", "lessons": [SAME], "outcome": "success", "trace_id": f"t{number}"}, session)
+    await settled(engine)
+    await engine.learner.consolidator.consolidate()
+
+
+async def shown(engine: Engine, session: Session) -> list[str]:
+    """Return the lessons that a search shows."""
+    found = await engine.retrieve({"query": "read file"}, session)
+    assert all(lesson in found.page.text for result in found.page.results for lesson in result.lessons)
+    return [lesson for result in found.page.results for lesson in result.lessons]
+
+
+@pytest.mark.anyio
+async def test_equal_lessons_are_shown_once_and_their_traces_stay_as_they_are(engine: Engine, session: Session) -> None:
+    """Nothing that was stored changes; the report tells what was done."""
+    await three_equal(engine, session)
+    assert engine.learner.consolidator.last["groups"] == {"equal": 1}
+    assert await shown(engine, session) == [f"{SAME} (learned in 3 traces: 3 success)"]
+    for number in range(3):
+        stored = await engine.trace(f"t{number}", session)
+        assert stored is not None
+        assert [lesson.content for lesson in stored.trace.lessons] == [SAME]
+
+
+@pytest.mark.anyio
+async def test_consolidation_can_be_taken_back_for_good(engine: Engine, session: Session) -> None:
+    """It is not done again, until there is new evidence."""
+    await three_equal(engine, session)
+    assert await engine.learner.consolidator.undo() == 1
+    assert await shown(engine, session) == [SAME] * 3
+    await engine.learner.consolidator.consolidate()
+    assert await shown(engine, session) == [SAME] * 3
+    await engine.add({"task": "read file 4", "lessons": [SAME], "trace_id": "t4"}, session)
+    await engine.learner.consolidator.consolidate()
+    assert await shown(engine, session) == [f"{SAME} (learned in 4 traces: 3 success, 1 unknown)"]
+
+
+@pytest.mark.anyio
+async def test_a_lesson_that_is_changed_or_forgotten_leaves_its_group(engine: Engine, session: Session) -> None:
+    """The others are still told."""
+    await three_equal(engine, session)
+    await engine.add({"task": "read file 0", "lessons": ["Changed"], "trace_id": "t0"}, session)
+    assert sorted(await shown(engine, session)) == ["Changed", f"{SAME} (learned in 2 traces: 2 success)"]
+    await engine.forget(await engine.store.read(lambda db: [g.members[0].key[0] for g in lesson_groups.every(db)]))
+    assert sorted(await shown(engine, session)) == ["Changed", SAME]
+
+
+@pytest.mark.anyio
+async def test_it_is_done_by_itself_when_nobody_calls(tmp_path: Path, tiny: object, no_tables: None) -> None:
+    """After something was stored; a search in between puts it off."""
+    settings: dict[str, Any] = {"consolidate_after_s": 0.05}
+    async with Engine.open(settings_of(tmp_path, learning=settings)) as engine:
+        done = asyncio.Event()
+        consolidator = engine.learner.consolidator
+        told_of = consolidator._changed
+
+        def tell(space: int) -> None:
+            told_of(space)
+            done.set()
+
+        consolidator._changed = tell
+        for number in range(2):
+            await engine.add({"task": f"t{number}", "lessons": [SAME]}, engine.session())
+        async with asyncio.timeout(WAIT_S):
+            await done.wait()
+        assert await engine.store.read(lesson_groups.counts) == {"equal": 1}
