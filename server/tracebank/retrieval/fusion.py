@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracebank.index import ChunkKey, WordHits
 
@@ -21,7 +21,10 @@ WHOLE_WEIGHT = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A trace that was found: its score from 0 to 1 and the parts of it, and its passages, best first."""
+    """A trace that was found: its score from 0 to 1 and the parts of it, and its passages, best first.
+
+    `context` is what its neighbours in time lent it.
+    """
 
     row: int
     score: float
@@ -29,6 +32,7 @@ class Ranked:
     lexical: float
     whole: float
     passages: tuple[tuple[int, float], ...]
+    context: float = 0.0
 
 
 def fuse(dense: Mapping[ChunkKey, float] | None, words: WordHits) -> list[Ranked]:
@@ -72,7 +76,7 @@ def merge(rankings: Sequence[Sequence[Ranked]]) -> list[Ranked]:
 
 def _with_passages(found: Ranked, passages: Mapping[int, float]) -> Ranked:
     ordered = tuple(sorted(passages.items(), key=lambda p: (-p[1], p[0])))
-    return Ranked(row=found.row, score=found.score, dense=found.dense, lexical=found.lexical, whole=found.whole, passages=ordered)
+    return replace(found, passages=ordered)
 
 
 def by_score(ranking: Sequence[Ranked]) -> list[Ranked]:

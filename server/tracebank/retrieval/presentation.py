@@ -27,6 +27,7 @@ CONCISE_TASK_TOKENS, CONCISE_LESSON_TOKENS = 120, 160
 CONCISE_LESSONS, CONCISE_PASSAGES = 4, 4
 BORDER_CHARS = 120
 UNSHOWN_TASK_CHARS = 160
+PARTS = ("dense", "lexical", "whole", "context")
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n+")
 
@@ -105,7 +106,7 @@ class _Memory:
             trace_id=trace.trace_id, namespace=trace.namespace, outcome=str(trace.outcome), score=round(self.ranked.score, 4),
             task=self.task if shown else trace.task[:UNSHOWN_TASK_CHARS], lessons=tuple(self.lessons),
             excerpt=self.excerpt if self.passages else "", tags=trace.tags, occurred_at=format_time(trace.occurred_at_ms or 0),
-            parts={"dense": round(self.ranked.dense, 4), "lexical": round(self.ranked.lexical, 4), "whole": round(self.ranked.whole, 4)},
+            parts={part: round(getattr(self.ranked, part), 4) for part in PARTS},
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from tracebank.errors import EmbeddingError, IndexFaultError
 from tracebank.index import ChunkKey, VectorIndex, WordHits, WordIndex
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
+from tracebank.retrieval import context
 from tracebank.retrieval.fusion import Ranked, fuse, merge
 from tracebank.store import Store, traces, vectors
 from tracebank.store.outbox import Sink
@@ -95,14 +96,39 @@ class Retriever:
             self._faults["words"] = error
             words = WordHits()
         if question is None:
-            return fuse(None, words), False
+            return self._in_context(space, text, None, filters, fuse(None, words)), False
         try:
             dense = self._store.read_now(lambda db: self._dense(db, space, question, filters))
         except IndexFaultError as error:
             self._faults["vectors"] = error
-            return fuse(None, words), False
+            return self._in_context(space, text, None, filters, fuse(None, words)), False
         dense |= self._missing_cosines(words, dense, question)
-        return fuse(dense, self._with_missing_words(space, text, words, dense)), True
+        ranking = fuse(dense, self._with_missing_words(space, text, words, dense))
+        return self._in_context(space, text, question, filters, ranking), True
+
+    def _in_context(self, space: int, text: str, question: Vectors | None, filters: Filters, ranking: list[Ranked]) -> list[Ranked]:
+        """Return the ranking with what neighbours lend short traces; those that nobody proposed are scored first."""
+        lending = [found.row for found in ranking[: context.LENDING_TRACES]]
+        near = self._store.read_now(lambda db: traces.neighbours(db, lending, reach=context.REACH, within_ms=context.WITHIN_MS))
+        loans = context.lent(ranking, near)
+        chunks = self._store.read_now(lambda db: traces.chunk_counts(db, list(loans)))
+        loans = {row: loan for row, loan in loans.items() if chunks.get(row, 0) <= context.SHORT_CHUNKS}
+        # With a filter nothing new comes in: it may not pass.
+        new = sorted(loans.keys() - {found.row for found in ranking}) if not filters else []
+        try:
+            added = self._scored(space, text, question, {row: chunks[row] for row in new}) if new else []
+        except IndexFaultError as error:
+            self._faults["words"] = error
+            added = []
+        return context.lifted([*ranking, *added], loans)
+
+    def _scored(self, space: int, text: str, question: Vectors | None, chunks: Mapping[int, int]) -> list[Ranked]:
+        """Return these traces, which have so many chunks, scored exactly."""
+        keys = [(row, ordinal) for row, count in chunks.items() for ordinal in range(count)]
+        words = self._words.score(space, text, keys, list(chunks))
+        if question is None:
+            return fuse(None, words)
+        return fuse(cosines(self._store.read_now(lambda db: vectors.of_chunks(db, self._model_id, keys)), question), words)
 
     def _dense(self, db: sqlite3.Connection, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
         assert self._vectors is not None
