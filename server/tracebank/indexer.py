@@ -20,7 +20,7 @@ import numpy as np
 from anyio import CapacityLimiter, to_thread
 
 from tracebank.chunking import text_hash
-from tracebank.embedding import EmbeddingService, Vectors
+from tracebank.embedding import EmbeddingService, TokenEncoder, Vectors
 from tracebank.errors import DataDirError, EmbeddingError, IndexFaultError, StoreError, StoreFullError, TracebankError
 from tracebank.index import IndexedTrace, Removal, VectorIndex, WordIndex
 from tracebank.index.base import Index
@@ -281,18 +281,26 @@ class Indexer:
         model = self._model_id
         texts = list(dict.fromkeys(text for e in work.entries if e.row in work.stored for text in work.texts(e.row)))
         hashes = {text: text_hash(text) for text in texts}
-        cached = await self._store.read(lambda db: vectors.get(db, model, hashes.values()))
+        cached = await self._store.read(lambda db: self._kept(db, model, set(hashes.values())))
         missing = [text for text in texts if hashes[text] not in cached]
         self._metrics.count("chunk_vectors_cached", len(texts) - len(missing))
-        fresh = dict(zip(missing, await self._embedding.embed_chunks(missing), strict=True))
-        embedded = {text: fresh[text] if text in fresh else cached[hashes[text]] for text in texts}
+        fresh = dict(zip(missing, await self._embedding.read_chunks(missing), strict=True))
+        embedded = {text: fresh[text].vector if text in fresh else cached[hashes[text]] for text in texts}
         await to_thread.run_sync(
             self._vectors.apply, work.namespace_id, work.upserts(embedded), work.removals, limiter=self._limiter["vectors"]
         )
-        seqs, kept = [e.seq for e in work.entries], {hashes[text]: vector for text, vector in fresh.items()}
+        seqs, kept = [e.seq for e in work.entries], {hashes[text]: found.vector for text, found in fresh.items()}
+        tokens = {hashes[text]: found.tokens.codes for text, found in fresh.items() if found.tokens is not None}
 
         def finish(db: sqlite3.Connection) -> None:
             vectors.put(db, model, kept)
+            vectors.put_tokens(db, model, tokens)
             outbox.clear(db, seqs)
 
         await self._store.write(finish)
+
+    def _kept(self, db: sqlite3.Connection, model: int, hashes: set[bytes]) -> dict[bytes, Vectors]:
+        """Return the vectors that are kept; where the model tells of tokens, those whose tokens are kept, too."""
+        found = vectors.get(db, model, hashes)
+        complete = vectors.with_tokens(db, model, found) if isinstance(self._embedding.model, TokenEncoder) else found.keys()
+        return {h: vector for h, vector in found.items() if h in complete}

@@ -82,6 +82,15 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX outbox_due ON outbox (sink, priority, seq) WHERE error IS NULL;
     CREATE INDEX outbox_set_aside ON outbox (sink) WHERE error IS NOT NULL;
     """,
+    """
+    -- What the model says of each token of a chunk, packed. Beside the vectors, not with them: these are read for few chunks.
+    CREATE TABLE token_vectors (
+        model INTEGER NOT NULL REFERENCES models (id),
+        text_hash BLOB NOT NULL,
+        codes BLOB NOT NULL,
+        PRIMARY KEY (model, text_hash)
+    );
+    """,
 )
 
 

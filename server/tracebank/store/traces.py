@@ -137,10 +137,13 @@ def _drop_parts(db: sqlite3.Connection, row: int) -> list[bytes]:
 
 def _drop_vectors(db: sqlite3.Connection, hashes: Iterable[bytes]) -> None:
     """Delete those of the vectors that no chunk needs any more."""
-    db.executemany(
-        "DELETE FROM embeddings WHERE text_hash = ?1 AND NOT EXISTS (SELECT 1 FROM chunks WHERE chunks.text_hash = ?1)",
-        [(h,) for h in set(hashes)],
-    )
+    for table in ("embeddings", "token_vectors"):
+        db.executemany(
+            # With the models the key is whole: without, every vector would be looked at.
+            f"DELETE FROM {table} WHERE model IN (SELECT id FROM models) AND text_hash = ?1 "
+            "AND NOT EXISTS (SELECT 1 FROM chunks WHERE chunks.text_hash = ?1)",
+            [(h,) for h in set(hashes)],
+        )
 
 
 def load(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, StoredTrace]:
