@@ -119,7 +119,7 @@ def test_a_memory_is_quoted_with_its_origin() -> None:
     assert (result.trace_id, result.namespace, result.task, result.outcome, result.score) == ("mine", "default", "T", "success", 0.9)
     assert (result.lessons, result.excerpt, result.tags) == (("L",), "C.", ("python", "pytest"))
     assert result.occurred_at == "2026-09-21T14:13:20Z"
-    assert result.parts == {"dense": 0.8, "lexical": 0.7, "whole": 0.6, "context": 0.0}
+    assert result.parts == {"dense": 0.8, "lexical": 0.7, "whole": 0.6, "context": 0.0, "tokens": 0.0}
 
 
 def test_nothing_found_is_said() -> None:

@@ -23,7 +23,7 @@ WHOLE_WEIGHT = 0.5
 class Ranked:
     """A trace that was found: its score from 0 to 1 and the parts of it, and its passages, best first.
 
-    `context` is what its neighbours in time lent it.
+    `context` is what its neighbours in time lent it, `tokens` how well it matches the question word by word.
     """
 
     row: int
@@ -33,6 +33,7 @@ class Ranked:
     whole: float
     passages: tuple[tuple[int, float], ...]
     context: float = 0.0
+    tokens: float = 0.0
 
 
 def fuse(dense: Mapping[ChunkKey, float] | None, words: WordHits) -> list[Ranked]:

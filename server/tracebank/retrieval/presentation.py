@@ -27,7 +27,7 @@ CONCISE_LESSONS, CONCISE_PASSAGES = 4, 8
 # So many offers in a row that find no room: what comes is worth less, and counting its tokens costs time.
 PATIENCE = 8
 UNSHOWN_TASK_CHARS = 160
-PARTS = ("dense", "lexical", "whole", "context")
+PARTS = ("dense", "lexical", "whole", "context", "tokens")
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 
 Span = tuple[str, int, int, int]

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
-from tracebank.embedding import EmbeddingService, Vectors
+from tracebank.embedding import Embedded, EmbeddingService, Vectors, unpacked
 from tracebank.errors import EmbeddingError, IndexFaultError
 from tracebank.index import ChunkKey, VectorIndex, WordHits, WordIndex
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
-from tracebank.retrieval import context
+from tracebank.retrieval import context, late
 from tracebank.retrieval.fusion import Ranked, fuse, merge
 from tracebank.store import Store, traces, vectors
 from tracebank.store.outbox import Sink
@@ -77,26 +77,27 @@ class Retriever:
             note = f"the index of {' and '.join(sorted(self._faults))} is being rebuilt"
         return Searched(ranking=tuple(merge(rankings)), dense=bool(questions) and all(dense for _, dense in found), note=note)
 
-    async def _embed(self, texts: Sequence[str]) -> tuple[dict[str, Vectors], str]:
+    async def _embed(self, texts: Sequence[str]) -> tuple[dict[str, Embedded], str]:
         if self._embedding.error is not None:
             return {}, f"meaning is off: {self._embedding.error}"
         if not self.deep:
             return {}, "the embedding model is still loading"
         try:
-            return dict(zip(texts, await self._embedding.embed_questions(texts), strict=True)), ""
+            return dict(zip(texts, await self._embedding.read_questions(texts), strict=True)), ""
         except EmbeddingError as error:
             log.warning("searching by words alone: %s", error)
             return {}, f"meaning is off for this question: {error}"
 
-    def _search_one(self, space: int, text: str, question: Vectors | None, filters: Filters) -> tuple[list[Ranked], bool]:
+    def _search_one(self, space: int, text: str, embedded: Embedded | None, filters: Filters) -> tuple[list[Ranked], bool]:
         """Search one namespace for one question, in a thread. Returns the ranking and whether meaning took part."""
         try:
             words = self._words.query(space, text, self._candidates, filters)
         except IndexFaultError as error:
             self._faults["words"] = error
             words = WordHits()
-        if question is None:
+        if embedded is None:
             return self._in_context(space, text, None, filters, fuse(None, words)), False
+        question = embedded.vector
         try:
             dense = self._store.read_now(lambda db: self._dense(db, space, question, filters))
         except IndexFaultError as error:
@@ -104,7 +105,23 @@ class Retriever:
             return self._in_context(space, text, None, filters, fuse(None, words)), False
         dense |= self._missing_cosines(words, dense, question)
         ranking = fuse(dense, self._with_missing_words(space, text, words, dense))
-        return self._in_context(space, text, question, filters, ranking), True
+        return self._reread(space, text, embedded, self._in_context(space, text, question, filters, ranking)), True
+
+    def _reread(self, space: int, text: str, question: Embedded, ranking: list[Ranked]) -> list[Ranked]:
+        """Return the ranking with the best of it compared word by word."""
+        if question.tokens is None:
+            return ranking
+        keys = [(found.row, i) for found in ranking[: late.READ_TRACES] for i, _ in found.passages[: late.READ_CHUNKS]]
+        kept = self._store.read_now(lambda db: vectors.tokens_of_chunks(db, self._model_id, keys))
+        codes = {row: [kept[key] for key in keys if key[0] == row and key in kept] for row, _ in keys}
+        words = late.words_of(text)
+        try:
+            idf = self._words.idf(space, [text[first:last] for first, last in words])
+        except IndexFaultError as error:
+            self._faults["words"] = error
+            idf = [1.0] * len(words)
+        weights = late.token_weights(question.tokens.spans, words, idf)
+        return late.reread(ranking, late.token_scores(unpacked(question.tokens.codes), weights, codes))
 
     def _in_context(self, space: int, text: str, question: Vectors | None, filters: Filters, ranking: list[Ranked]) -> list[Ranked]:
         """Return the ranking with what neighbours lend short traces; those that nobody proposed are scored first."""
