@@ -46,9 +46,10 @@ def token_scores(question: Vectors, weights: Vectors, codes: Mapping[int, Sequen
     kept = {row: np.concatenate(parts) for row, parts in codes.items() if sum(map(len, parts))}
     if not kept or not len(question):
         return {}
-    starts = np.cumsum([0, *(len(tokens) for tokens in kept.values())][:-1])
-    best = np.maximum.reduceat(question @ unpacked(np.concatenate(list(kept.values()))).T, starts, axis=1)
-    return {row: max(0.0, float(score)) for row, score in zip(kept, weights @ best, strict=True)}
+    ends = np.cumsum([len(tokens) for tokens in kept.values()])
+    tokens = np.split(unpacked(np.concatenate(list(kept.values()))), ends[:-1])
+    # One trace after the other: so small a product stays in this thread, where a large one would wake one on every core.
+    return {row: max(0.0, float(weights @ (question @ own.T).max(axis=1))) for row, own in zip(kept, tokens, strict=True)}
 
 
 def reread(ranking: Sequence[Ranked], scores: Mapping[int, float]) -> list[Ranked]:
