@@ -54,10 +54,10 @@ def test_a_trace_scores_what_each_token_of_the_question_finds_in_any_of_its_chun
 
 
 def test_it_is_a_fourth_part_beside_the_other_three() -> None:
-    """Three quarters of the old score and one of the new."""
-    first, second = reread([ranked(1, 0.8), ranked(2, 0.6)], {1: 0.1, 2: 0.9})
-    assert (first.row, first.score, first.tokens) == (2, pytest.approx(0.75 * 0.6 + 0.25 * 0.9), 0.9)
-    assert (second.row, second.score) == (1, pytest.approx(0.75 * 0.8 + 0.25 * 0.1))
+    """A quarter of the whole, where the others make up three."""
+    first, second = reread([ranked(1, 0.6), ranked(2, 0.5)], {1: 0.1, 2: 0.9})
+    assert (first.row, first.score, first.tokens) == (2, pytest.approx(0.5 + 0.25 * 0.9), 0.9)
+    assert (second.row, second.score) == (1, pytest.approx(0.6 + 0.25 * 0.1))
 
 
 def test_a_trace_whose_tokens_are_not_kept_yet_is_taken_for_an_average_one() -> None:

@@ -21,6 +21,8 @@ REACH = 3
 WITHIN_MS = 3_600_000
 # The task and two more: a lesson, a few sentences. What is longer than that says what it is about.
 SHORT_CHUNKS = 3
+# So many of those that no index proposed are looked at: they have little of their own, and scoring them takes time.
+NEW_TRACES = 20
 
 
 def lent(ranking: Sequence[Ranked], near: Mapping[int, Sequence[Sequence[int]]]) -> dict[int, float]:

@@ -17,6 +17,8 @@ from tracebank.index import ChunkKey, WordHits
 DENSE_WEIGHT = 0.5
 LEXICAL_WEIGHT = 0.5
 WHOLE_WEIGHT = 0.5
+# The fourth part, word by word, which only the best get: `late`.
+TOKENS_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +38,9 @@ class Ranked:
     tokens: float = 0.0
 
 
-def fuse(dense: Mapping[ChunkKey, float] | None, words: WordHits) -> list[Ranked]:
-    """Return the traces of all hits, best first. `dense` None: by words alone."""
-    highest = (DENSE_WEIGHT if dense is not None else 0.0) + LEXICAL_WEIGHT + WHOLE_WEIGHT
+def fuse(dense: Mapping[ChunkKey, float] | None, words: WordHits, *, tokens: bool = False) -> list[Ranked]:
+    """Return the traces of all hits, best first. `dense` None: by words alone. `tokens`: a fourth part is still to come."""
+    highest = (DENSE_WEIGHT if dense is not None else 0.0) + LEXICAL_WEIGHT + WHOLE_WEIGHT + (TOKENS_WEIGHT if tokens else 0.0)
     cosines: Mapping[ChunkKey, float] = dense or {}
     chunks: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
     for row, ordinal in {*cosines, *words.chunks}:

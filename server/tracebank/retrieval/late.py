@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracebank.embedding import Vectors, unpacked
-from tracebank.retrieval.fusion import DENSE_WEIGHT, LEXICAL_WEIGHT, WHOLE_WEIGHT, Ranked, by_score
+from tracebank.retrieval.fusion import DENSE_WEIGHT, LEXICAL_WEIGHT, TOKENS_WEIGHT, WHOLE_WEIGHT, Ranked, by_score
 
 # So many of the best traces are compared, and so many of the best chunks of each.
 READ_TRACES, READ_CHUNKS = 30, 2
-# As much as each of the other three parts.
-TOKENS_WEIGHT = 0.5
-_OTHERS = DENSE_WEIGHT + LEXICAL_WEIGHT + WHOLE_WEIGHT
+# Of a score that all four parts make up.
+_SHARE = TOKENS_WEIGHT / (DENSE_WEIGHT + LEXICAL_WEIGHT + WHOLE_WEIGHT + TOKENS_WEIGHT)
 _WORD = re.compile(r"\w+")
 
 
@@ -53,16 +52,15 @@ def token_scores(question: Vectors, weights: Vectors, codes: Mapping[int, Sequen
 
 
 def reread(ranking: Sequence[Ranked], scores: Mapping[int, float]) -> list[Ranked]:
-    """Return the ranking with the scores of those that were compared as a fourth part, best first.
+    """Return the ranking, of which three parts are known, with the scores of those that were compared as the fourth, best first.
 
     Of those to be compared, one whose tokens are not kept yet is taken for an average one. The others stay behind them.
     """
     if not scores:
         return list(ranking)
     average = sum(scores.values()) / len(scores)
-    read = [_with(found, scores.get(found.row, average)) for found in ranking[:READ_TRACES]]
-    return by_score([*read, *(_with(found, 0.0) for found in ranking[READ_TRACES:])])
+    return by_score([*(_with(found, scores.get(found.row, average)) for found in ranking[:READ_TRACES]), *ranking[READ_TRACES:]])
 
 
 def _with(found: Ranked, tokens: float) -> Ranked:
-    return replace(found, score=(_OTHERS * found.score + TOKENS_WEIGHT * tokens) / (_OTHERS + TOKENS_WEIGHT), tokens=tokens)
+    return replace(found, score=min(1.0, found.score + _SHARE * tokens), tokens=tokens)

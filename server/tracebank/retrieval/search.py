@@ -104,8 +104,8 @@ class Retriever:
             self._faults["vectors"] = error
             return self._in_context(space, text, None, filters, fuse(None, words)), False
         dense |= self._missing_cosines(words, dense, question)
-        ranking = fuse(dense, self._with_missing_words(space, text, words, dense))
-        return self._reread(space, text, embedded, self._in_context(space, text, question, filters, ranking)), True
+        ranking = fuse(dense, self._with_missing_words(space, text, words, dense), tokens=embedded.tokens is not None)
+        return self._reread(space, text, embedded, self._in_context(space, text, embedded, filters, ranking)), True
 
     def _reread(self, space: int, text: str, question: Embedded, ranking: list[Ranked]) -> list[Ranked]:
         """Return the ranking with the best of it compared word by word."""
@@ -123,7 +123,7 @@ class Retriever:
         weights = late.token_weights(question.tokens.spans, words, idf)
         return late.reread(ranking, late.token_scores(unpacked(question.tokens.codes), weights, codes))
 
-    def _in_context(self, space: int, text: str, question: Vectors | None, filters: Filters, ranking: list[Ranked]) -> list[Ranked]:
+    def _in_context(self, space: int, text: str, embedded: Embedded | None, filters: Filters, ranking: list[Ranked]) -> list[Ranked]:
         """Return the ranking with what neighbours lend short traces; those that nobody proposed are scored first."""
         lending = [found.row for found in ranking[: context.LENDING_TRACES]]
         near = self._store.read_now(lambda db: traces.neighbours(db, lending, reach=context.REACH, within_ms=context.WITHIN_MS))
@@ -131,21 +131,23 @@ class Retriever:
         chunks = self._store.read_now(lambda db: traces.chunk_counts(db, list(loans)))
         loans = {row: loan for row, loan in loans.items() if chunks.get(row, 0) <= context.SHORT_CHUNKS}
         # With a filter nothing new comes in: it may not pass.
-        new = sorted(loans.keys() - {found.row for found in ranking}) if not filters else []
+        new = [] if filters else sorted(loans.keys() - {found.row for found in ranking}, key=lambda row: (-loans[row], row))
+        new = new[: context.NEW_TRACES]
         try:
-            added = self._scored(space, text, question, {row: chunks[row] for row in new}) if new else []
+            added = self._scored(space, text, embedded, {row: chunks[row] for row in new}) if new else []
         except IndexFaultError as error:
             self._faults["words"] = error
             added = []
         return context.lifted([*ranking, *added], loans)
 
-    def _scored(self, space: int, text: str, question: Vectors | None, chunks: Mapping[int, int]) -> list[Ranked]:
+    def _scored(self, space: int, text: str, embedded: Embedded | None, chunks: Mapping[int, int]) -> list[Ranked]:
         """Return these traces, which have so many chunks, scored exactly."""
         keys = [(row, ordinal) for row, count in chunks.items() for ordinal in range(count)]
         words = self._words.score(space, text, keys, list(chunks))
-        if question is None:
+        if embedded is None:
             return fuse(None, words)
-        return fuse(cosines(self._store.read_now(lambda db: vectors.of_chunks(db, self._model_id, keys)), question), words)
+        dense = cosines(self._store.read_now(lambda db: vectors.of_chunks(db, self._model_id, keys)), embedded.vector)
+        return fuse(dense, words, tokens=embedded.tokens is not None)
 
     def _dense(self, db: sqlite3.Connection, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
         assert self._vectors is not None
