@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 CHECKS = {"fp32": (0.9999, 0.001), "int8": (0.985, 0.1)}
 # A file of ONNX holds 2 GB.
 MAX_PARAMETERS = 450_000_000
-# So many words tell the directions as well as twice as many do.
-PROJECTION_WORDS = 2_000
+# A few thousand tokens tell 64 directions; all of the vocabulary would take half a minute.
+PROJECTION_WORDS = 1_000
 POOLINGS = ("mean", "cls", "max")
 # Processors that add products of 8 bits without saturating at 16.
 EXACT_INT8 = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
@@ -215,8 +215,10 @@ def _projection(transformer: Any, names: Sequence[str]) -> torch.Tensor:
             batch = transformer.tokenizer(words[i : i + 250], padding=True, return_tensors="pt", return_special_tokens_mask=True)
             own = batch["special_tokens_mask"] == 0
             states.append(transformer.auto_model(**{name: batch[name] for name in names}, return_dict=True).last_hidden_state[own])
-    directions = torch.linalg.svd(torch.nn.functional.normalize(torch.cat(states), dim=1), full_matrices=False).Vh
-    projection: torch.Tensor = directions[: min(TOKEN_DIM, len(directions) // 2 * 2)].T.contiguous()
+    unit = torch.nn.functional.normalize(torch.cat(states), dim=1)
+    # Of the small square of it, not of the tall matrix: the same directions in a hundredth of the time.
+    directions = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1)
+    projection: torch.Tensor = directions[:, : min(TOKEN_DIM, directions.shape[1] // 2 * 2)].contiguous()
     return projection
 
 
