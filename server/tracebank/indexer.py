@@ -21,6 +21,7 @@ from typing import get_args
 from anyio import CapacityLimiter, to_thread
 
 from tracebank.chunking import text_hash
+from tracebank.embedding import TokenEncoder, Vectors
 from tracebank.errors import DataDirError, EmbeddingError, IndexFaultError, StoreError, StoreFullError, TracebankError
 from tracebank.index import WordIndex
 from tracebank.index.base import Index
@@ -254,16 +255,26 @@ class Indexer:
         model = meaning.model_id
         texts = list(dict.fromkeys(text for e in work.entries if e.row in work.stored for text in work.texts(e.row)))
         hashes = {text: text_hash(text) for text in texts}
-        cached = await self._store.read(lambda db: vectors.get(db, model, hashes.values()))
+        cached = await self._store.read(lambda db: _kept(db, meaning, set(hashes.values())))
         missing = [text for text in texts if hashes[text] not in cached]
         self._metrics.count("chunk_vectors_cached", len(texts) - len(missing))
-        fresh = dict(zip(missing, await meaning.embedding.embed_chunks(missing), strict=True))
-        embedded = {text: fresh[text] if text in fresh else cached[hashes[text]] for text in texts}
+        fresh = dict(zip(missing, await meaning.embedding.read_chunks(missing), strict=True))
+        embedded = {text: fresh[text].vector if text in fresh else cached[hashes[text]] for text in texts}
         await to_thread.run_sync(meaning.index.apply, work.namespace_id, work.upserts(embedded), work.removals, limiter=self._limiter[sink])
-        seqs, kept = [e.seq for e in work.entries], {hashes[text]: vector for text, vector in fresh.items()}
+        seqs, kept = [e.seq for e in work.entries], {hashes[text]: found.vector for text, found in fresh.items()}
+        tokens = {hashes[text]: found.tokens.codes for text, found in fresh.items() if found.tokens is not None}
 
         def finish(db: sqlite3.Connection) -> None:
             vectors.put(db, model, kept)
+            vectors.put_tokens(db, model, tokens)
             outbox.clear(db, seqs)
 
         await self._store.write(finish)
+
+
+def _kept(db: sqlite3.Connection, meaning: Meaning, hashes: set[bytes]) -> dict[bytes, Vectors]:
+    """Return the vectors that are kept; where the model tells of tokens, those whose tokens are kept, too."""
+    found = vectors.get(db, meaning.model_id, hashes)
+    with_tokens = isinstance(meaning.embedding.model, TokenEncoder)
+    complete = vectors.with_tokens(db, meaning.model_id, found) if with_tokens else found.keys()
+    return {h: vector for h, vector in found.items() if h in complete}

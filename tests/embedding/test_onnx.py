@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tracebank.embedding import EmbeddingModel, Prompts, load_model, vectors_name
+from tracebank.embedding import EmbeddingModel, Prompts, load_model, unpacked, vectors_name
 from tracebank.embedding.export import SAMPLES, lost_leads
 from tracebank.embedding.export import export as export_here
 from tracebank.embedding.exported import ABOUT_NAME, Export, file_name, origin_of, read_about, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import SentenceTransformerModel, identity, resolve
+from tracebank.embedding.token_vectors import TOKEN_DIM
 from tracebank.errors import ModelLoadError
 from tracebank.settings import EmbeddingSettings
 
@@ -154,6 +155,19 @@ def test_shorter_vectors_are_beginnings_of_length_1(models: Path) -> None:
 def test_the_same_batch_gives_the_same_bytes(onnx: OnnxModel) -> None:
     """No chance is involved."""
     assert onnx.encode(TEXTS).tobytes() == onnx.encode(TEXTS).tobytes()
+
+
+def test_each_token_is_told_of_with_its_place(onnx: OnnxModel) -> None:
+    """Beside the very vector that the text has alone; whatever else is in the batch, and without special tokens."""
+    texts = ["The deployment failed at midnight.", "deploying", ""]
+    vectors, (sentence, word, nothing) = onnx.encode_tokens(texts)
+    assert cosines(vectors, onnx.encode(texts)) == pytest.approx(np.ones(3), abs=1e-5)
+    assert [texts[0][start:end] for start, end in sentence.spans] == ["The", "deployment", "failed", "at", "midnight", "."]
+    assert sentence.codes.shape == (6, TOKEN_DIM // 2)
+    assert len(nothing.codes) == 0
+    near = unpacked(word.codes).mean(axis=0) @ unpacked(sentence.codes).T
+    assert int(near.argmax()) == 1
+    assert [len(tokens.codes) for tokens in onnx.encode_tokens([])[1]] == []
 
 
 def test_no_texts_give_no_vectors(onnx: OnnxModel) -> None:

@@ -210,3 +210,13 @@ def test_rows_and_chunk_numbers_of_any_size_come_back(index: TantivyWordIndex) -
     index.apply(1, [indexed(big, *(f"note {i}" for i in range(3_000)))], [])
     assert set(index.query(1, "note", 5_000, ANYTHING).chunks) == {(big, i) for i in range(3_000)}
     assert set(index.query(1, "note", 5_000, ANYTHING).traces) == {big}
+
+
+def test_rare_words_tell_more_than_common_ones(index: TantivyWordIndex) -> None:
+    """In every form, by namespace; a word that is nowhere tells the most, and what is no word nothing."""
+    index.apply(1, [indexed(i, f"common word{i}") for i in range(10)], [])
+    common, rare, absent, form, none = index.idf(1, ["common", "word3", "nowhere", "COMMONS", "?!"])
+    assert 0 < common < rare < absent
+    assert form == common
+    assert none == 0
+    assert index.idf(2, ["common"]) == index.idf(2, ["nowhere"])

@@ -118,7 +118,7 @@ def test_detail_full_adds_the_parts_of_the_score_and_all_lessons(either: Talk, n
         either.call("retrieve", query="teach the heron", namespace=namespace, detail=detail)["results"][0] for detail in ("concise", "full")
     )
     assert "parts" not in concise
-    assert full["parts"].keys() == {"dense", "lexical", "whole"}
+    assert full["parts"].keys() == {"dense", "lexical", "whole", "context", "tokens"}
     assert concise["lessons"] == lessons[:4]
     assert full["lessons"] == lessons
 

@@ -36,6 +36,14 @@ def test_by_words_alone_the_highest_score_is_1_too() -> None:
     assert with_meaning.score == 1.0
 
 
+def test_where_a_fourth_part_is_to_come_the_three_leave_room_for_it() -> None:
+    """So that who is never given it needs no new score."""
+    dense, words = {(1, 0): 1.0}, WordHits(chunks={(1, 0): 1.0}, traces={1: 1.0})
+    (found,) = fuse(dense, words, tokens=True)
+    assert found.score == pytest.approx(1.5 / 2)
+    assert found.passages == ((0, pytest.approx(1 / 2)),)
+
+
 def test_a_negative_cosine_counts_as_none() -> None:
     """Opposite in meaning is no worse than unrelated, and a score is never below 0."""
     found = {f.row: f for f in fuse({(1, 0): -0.4, (2, 0): 0.0}, WordHits())}

@@ -6,6 +6,7 @@ import itertools
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from samples import LIMITS, NOW_MS, cut, everything, model_of, put, tiny_vector, trace
 
@@ -306,3 +307,20 @@ async def test_readers_cannot_write(store: Store) -> None:
 
     with pytest.raises(StoreError, match="readonly"):
         await store.read(lambda db: db.execute("DELETE FROM traces"))
+
+
+async def test_token_vectors_are_kept_by_chunk_and_go_with_it(store: Store) -> None:
+    """A text without tokens has none, and that is kept too; of a text that nobody has, nothing is."""
+    (added,) = await put(store, trace(task="kept", content="", lessons=()))
+    model = await store.write(lambda db: vectors.model_id(db, "tiny"))
+    codes = np.arange(96, dtype=np.uint8).reshape(3, 32)
+    kept = {text_hash("kept"): codes, text_hash("nobody has this"): codes}
+    await store.write(lambda db: vectors.put_tokens(db, model, kept))
+    assert await store.read(lambda db: vectors.with_tokens(db, model, kept)) == {text_hash("kept")}
+    found = await store.read(lambda db: vectors.tokens_of_chunks(db, model, [(added.row, 0), (added.row, 1), (99, 0)]))
+    assert {key: code.tolist() for key, code in found.items()} == {(added.row, 0): codes.tolist()}
+    await store.write(lambda db: vectors.put_tokens(db, model, {text_hash("kept"): codes[:0]}))
+    empty = await store.read(lambda db: vectors.tokens_of_chunks(db, model, [(added.row, 0)]))
+    assert empty[added.row, 0].shape == (0, 32)
+    await store.write(lambda db: traces.delete(db, [added.row]))
+    assert await rows(store, "SELECT * FROM token_vectors") == []

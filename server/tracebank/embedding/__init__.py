@@ -4,5 +4,9 @@ from tracebank.embedding.base import EmbeddingModel, Prompts, Vectors
 from tracebank.embedding.loading import load_model, vectors_name
 from tracebank.embedding.service import EmbeddingService
 from tracebank.embedding.token_spans import ModelTokens
+from tracebank.embedding.token_vectors import Embedded, TokenEncoder, TokenVectors, packed, unpacked
 
-__all__ = ["EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts", "Vectors", "load_model", "vectors_name"]
+__all__ = [
+    "Embedded", "EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts", "TokenEncoder", "TokenVectors", "Vectors", "load_model",
+    "packed", "unpacked", "vectors_name",
+]  # fmt: skip

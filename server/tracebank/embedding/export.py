@@ -28,6 +28,7 @@ from tracebank.embedding.base import Prompts, Vectors
 from tracebank.embedding.exported import TOKENIZER_NAME, Export, Origin, file_name, origin_of, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import resolve
+from tracebank.embedding.token_vectors import TOKEN_DIM
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 CHECKS = {"fp32": (0.9999, 0.001), "int8": (0.985, 0.1)}
 # A file of ONNX holds 2 GB.
 MAX_PARAMETERS = 450_000_000
+# A few thousand tokens tell 64 directions; all of the vocabulary would take half a minute.
+PROJECTION_WORDS = 1_000
 POOLINGS = ("mean", "cls", "max")
 # Processors that add products of 8 bits without saturating at 16.
 EXACT_INT8 = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
@@ -171,11 +174,13 @@ def _write_graph(model: SentenceTransformer, pooling: str, file: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.transformer = transformer.auto_model
+            self.register_buffer("projection", _projection(transformer, names))
 
-        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             given = dict(zip(names, inputs, strict=True))
             tokens = self.transformer(**given, return_dict=True).last_hidden_state
-            return torch.nn.functional.normalize(_pooled(tokens, given["attention_mask"], pooling), p=2, dim=1)
+            sentence = torch.nn.functional.normalize(_pooled(tokens, given["attention_mask"], pooling), p=2, dim=1)
+            return sentence, tokens @ self.projection
 
     raw = file.with_name("raw.onnx")
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in names}
@@ -184,13 +189,37 @@ def _write_graph(model: SentenceTransformer, pooling: str, file: Path) -> None:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             Sentence().eval(), tuple(sample[name] for name in names), str(raw),
-            input_names=names, output_names=["sentence_embedding"], dynamic_axes=axes | {"sentence_embedding": {0: "batch"}},
+            input_names=names, output_names=["sentence_embedding", "token_embeddings"],
+            dynamic_axes=axes | {"sentence_embedding": {0: "batch"}, "token_embeddings": {0: "batch", 1: "sequence"}},
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     config = transformer.auto_model.config
     heads, hidden = getattr(config, "num_attention_heads", 0), getattr(config, "hidden_size", 0)
     optimize_model(str(raw), model_type="bert", num_heads=heads, hidden_size=hidden).save_model_to_file(str(file))
     raw.unlink()
+
+
+def _projection(transformer: Any, names: Sequence[str]) -> torch.Tensor:
+    """Return float32 [hidden, TOKEN_DIM]: the main directions of the token vectors of the model's own words, each alone.
+
+    Not of any text: so it is the same for everybody, and keeps what tells words apart. (Uncentred PCA.)
+    """
+    import torch
+
+    vocabulary = sorted(transformer.tokenizer.get_vocab())
+    words = [word for word in vocabulary if word.isalpha() and len(word) > 2]
+    words = (words or vocabulary)[:: max(1, len(words or vocabulary) // PROJECTION_WORDS)]
+    states = []
+    with torch.no_grad():
+        for i in range(0, len(words), 250):
+            batch = transformer.tokenizer(words[i : i + 250], padding=True, return_tensors="pt", return_special_tokens_mask=True)
+            own = batch["special_tokens_mask"] == 0
+            states.append(transformer.auto_model(**{name: batch[name] for name in names}, return_dict=True).last_hidden_state[own])
+    unit = torch.nn.functional.normalize(torch.cat(states), dim=1)
+    # Of the small square of it, not of the tall matrix: the same directions in a hundredth of the time.
+    directions = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1)
+    projection: torch.Tensor = directions[:, : min(TOKEN_DIM, directions.shape[1] // 2 * 2)].contiguous()
+    return projection
 
 
 def _pooled(tokens: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

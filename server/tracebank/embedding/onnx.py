@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from tracebank import memory
 from tracebank.embedding.base import CPU_BATCH_TOKENS, Prompts, Vectors
 from tracebank.embedding.exported import TOKENIZER_NAME, Export, file_name
+from tracebank.embedding.token_vectors import TokenVectors, packed
 from tracebank.errors import EmbeddingError, ModelLoadError
 
 # A batch of a small model is too little work to be shared by more.
@@ -68,14 +70,28 @@ class OnnxModel:
         """Return unit vectors of the texts."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        try:
-            vectors: Vectors = self._session.run(None, self._feed(texts))[0]
-        except Exception as error:  # as above
-            raise EmbeddingError(f"{len(texts)} texts could not be embedded: {error}") from error
+        vectors: Vectors = self._run(["sentence_embedding"], self._encodings(texts))[0]
         return vectors
 
-    def _feed(self, texts: Sequence[str]) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+    def encode_tokens(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
+        """Return the unit vectors of the texts, and of each text those of its tokens, without special ones."""
+        if not texts:
+            return np.empty((0, self.dim), np.float32), []
+        encodings = self._encodings(texts)
+        vectors, tokens = self._run(["sentence_embedding", "token_embeddings"], encodings)
+        return vectors, [_tokens(encoding, states) for encoding, states in zip(encodings, tokens, strict=True)]
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        return self._tokenizer.encode_batch(list(texts))
+
+    def _run(self, outputs: Sequence[str], encodings: Sequence[Encoding]) -> list[Any]:
+        try:
+            found: list[Any] = self._session.run(outputs, self._feed(encodings))
+        except Exception as error:  # as above
+            raise EmbeddingError(f"{len(encodings)} texts could not be embedded: {error}") from error
+        return found
+
+    def _feed(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
         # What was cut off is no special token and no padding.
         self.unseen_tokens += sum(cut.special_tokens_mask.count(0) for encoding in encodings for cut in encoding.overflowing)
         rows = {
@@ -84,6 +100,11 @@ class OnnxModel:
             "token_type_ids": lambda: [encoding.type_ids for encoding in encodings],
         }
         return {name: np.array(rows[name](), np.int64) for name in self._inputs}
+
+
+def _tokens(encoding: Encoding, states: Vectors) -> TokenVectors:
+    own = np.array(encoding.special_tokens_mask) == 0  # padding is special, too
+    return TokenVectors(codes=packed(states[own]), spans=np.array(encoding.offsets, np.int32).reshape(-1, 2)[own])
 
 
 def _tokenizer(file: Path, export: Export) -> Tokenizer:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
 from tracebank.caching import LruCache
 from tracebank.embedding.base import EmbeddingModel, Vectors
+from tracebank.embedding.token_vectors import Embedded, TokenEncoder
 from tracebank.errors import EmbeddingError, ModelLoadError, TracebankError
 from tracebank.metrics import Metrics
 
@@ -37,9 +38,9 @@ class _Wanted:
     text: str
     tokens: int
     urgent: bool
-    waiters: list[asyncio.Future[Vectors]] = field(default_factory=list)
+    waiters: list[asyncio.Future[Embedded]] = field(default_factory=list)
 
-    def settle(self, outcome: Vectors | TracebankError) -> None:
+    def settle(self, outcome: Embedded | TracebankError) -> None:
         for waiter in self.waiters:
             if waiter.done():  # its caller was cancelled
                 continue
@@ -90,7 +91,7 @@ class EmbeddingService:
     ) -> None:
         """Make it; nothing is loaded yet. With `batch_tokens` 0 the model says itself what suits it."""
         self._load, self.name, self._batch_tokens, self._metrics = load, name, batch_tokens, metrics
-        self.cache: LruCache[str, Vectors] = LruCache(max_bytes=cache_bytes, size_of=_bytes, clock=clock)
+        self.cache: LruCache[str, Embedded] = LruCache(max_bytes=cache_bytes, size_of=_bytes, clock=clock)
         self._model: EmbeddingModel | None = None
         self._failure: TracebankError | None = None
         self._settled = asyncio.Event()
@@ -148,6 +149,10 @@ class EmbeddingService:
 
     async def embed_questions(self, texts: Sequence[str]) -> list[Vectors]:
         """Return a unit vector [dim] for each question, from the cache where it is known. Raises: EmbeddingError."""
+        return [embedded.vector for embedded in await self.read_questions(texts)]
+
+    async def read_questions(self, texts: Sequence[str]) -> list[Embedded]:
+        """Return vector and tokens of each question, from the cache where it is known. Raises: EmbeddingError."""
         known = {text: self.cache.get(text) for text in dict.fromkeys(texts)}
         unknown = [text for text, vector in known.items() if vector is None]
         if unknown:
@@ -155,24 +160,29 @@ class EmbeddingService:
             with self._metrics.timed("embed_query"):
                 vectors = await self._embed([model.prompts.question + text for text in unknown], urgent=True)
             for text, embedded in zip(unknown, vectors, strict=True):
-                self.cache.put(text, embedded)
-                known[text] = embedded
+                known[text] = _without(model.prompts.question, embedded)
+                self.cache.put(text, _without(model.prompts.question, embedded))
         return [vector for text in texts if (vector := known[text]) is not None]
 
     async def embed_chunks(self, texts: Sequence[str]) -> Vectors:
         """Return float32 [len(texts), dim] for documents, behind the questions. Raises: EmbeddingError."""
+        found = await self.read_chunks(texts)
+        return np.stack([embedded.vector for embedded in found]) if found else np.empty((0, self.dim or 0), np.float32)
+
+    async def read_chunks(self, texts: Sequence[str]) -> list[Embedded]:
+        """Return vector and tokens of documents, behind the questions. Raises: EmbeddingError."""
         if not texts:
-            return np.empty((0, self.dim or 0), np.float32)
-        model = await self._usable()
-        return np.stack(await self._embed([model.prompts.document + text for text in texts], urgent=False))
+            return []
+        prompt = (await self._usable()).prompts.document
+        return [_without(prompt, embedded) for embedded in await self._embed([prompt + text for text in texts], urgent=False)]
 
     async def _usable(self) -> EmbeddingModel:
         if self._closing:
             raise self._failure or EmbeddingError("the engine is shutting down")
         return await self.loaded()
 
-    async def _embed(self, texts: Sequence[str], *, urgent: bool) -> list[Vectors]:
-        waiting: list[asyncio.Future[Vectors]] = []
+    async def _embed(self, texts: Sequence[str], *, urgent: bool) -> list[Embedded]:
+        waiting: list[asyncio.Future[Embedded]] = []
         try:
             for text in texts:
                 while len(self._documents) >= MAX_WAITING_TEXTS and not urgent and not self._closing:
@@ -189,7 +199,7 @@ class EmbeddingService:
                 raise outcome
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
-    def _want(self, text: str, *, urgent: bool) -> asyncio.Future[Vectors]:
+    def _want(self, text: str, *, urgent: bool) -> asyncio.Future[Embedded]:
         if self._closing:
             raise self._failure or EmbeddingError("the engine is shutting down")
         wanted = self._wanted.get(text)
@@ -248,8 +258,7 @@ class EmbeddingService:
             self._metrics.count("embedded_texts", len(batch))
         for i, wanted in enumerate(batch):
             del self._wanted[wanted.text]
-            # A copy: a row of it would keep the whole batch in the cache.
-            wanted.settle(outcome if isinstance(outcome, TracebankError) else outcome[i].copy())
+            wanted.settle(outcome if isinstance(outcome, TracebankError) else outcome[i])
 
     def _abandon(self, error: TracebankError) -> None:
         for wanted in self._wanted.values():
@@ -272,11 +281,12 @@ def _loaded(load: Callable[[], EmbeddingModel]) -> EmbeddingModel | TracebankErr
         return failure
 
 
-def _encoded(model: EmbeddingModel, texts: Sequence[str]) -> Vectors | TracebankError:
+def _encoded(model: EmbeddingModel, texts: Sequence[str]) -> list[Embedded] | TracebankError:
     try:
-        vectors = model.encode(texts)
+        vectors, tokens = model.encode_tokens(texts) if isinstance(model, TokenEncoder) else (model.encode(texts), [None] * len(texts))
         if len(vectors) == len(texts):
-            return vectors
+            # A copy: a row of it would keep the whole batch in the cache.
+            return [Embedded(vector=vector.copy(), tokens=own) for vector, own in zip(vectors, tokens, strict=True)]
         failure = EmbeddingError(f"the model failed: it gave {len(vectors)} vectors for {len(texts)} texts")
     except EmbeddingError as error:
         return error
@@ -286,5 +296,9 @@ def _encoded(model: EmbeddingModel, texts: Sequence[str]) -> Vectors | Tracebank
     return failure
 
 
-def _bytes(text: str, vector: Vectors) -> int:
-    return len(text) + vector.nbytes
+def _without(prompt: str, embedded: Embedded) -> Embedded:
+    return replace(embedded, tokens=embedded.tokens.behind(len(prompt))) if prompt and embedded.tokens is not None else embedded
+
+
+def _bytes(text: str, embedded: Embedded) -> int:
+    return len(text) + embedded.nbytes

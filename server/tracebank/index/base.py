@@ -95,6 +95,9 @@ class WordIndex(Index, Protocol):
     def score(self, namespace: int, text: str, keys: Sequence[ChunkKey], rows: Sequence[int]) -> WordHits:
         """Return the scores of just these chunks and traces; absent means 0. Raises: IndexFaultError."""
 
+    def idf(self, namespace: int, words: Sequence[str]) -> list[float]:
+        """Return how much each word tells among the namespace's chunks: its inverse document frequency. Raises: IndexFaultError."""
+
 
 def prepare_directory(directory: Path, wanted: Mapping[str, object]) -> bool:
     """Make `directory` an index of the wanted format; return whether what it held can be used.

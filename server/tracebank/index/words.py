@@ -132,8 +132,7 @@ class _Field:
         searcher, terms = self.searcher, query_terms(text)
         if not terms or not searcher.num_docs or not limit:
             return {}
-        # BM25 counts the documents that are deleted but not merged away yet, too; each has one outcome.
-        documents = sum(searcher.doc_freq("outcome", str(outcome)) for outcome in Outcome)
+        documents = self._documents()
         highest = sum(idf(documents, searcher.doc_freq("text", term)) * (K1 + 1) for term in terms)
         words = [(tantivy.Occur.Should, tantivy.Query.term_query(self.schema, "text", term, index_option="freq")) for term in terms]
         pairs = [tantivy.Query.phrase_query(self.schema, "text", list(pair)) for pair in query_pairs(text)]
@@ -146,6 +145,15 @@ class _Field:
         hits = searcher.search(query, limit=limit, count=False).hits
         numbers = searcher.fast_field_values("number", [address for _, address in hits])
         return {int(number or 0): min(1.0, score / highest) for (score, _), number in zip(hits, numbers, strict=True)}
+
+    def idf(self, word: str) -> float:
+        """Return the inverse document frequency of a word as it stands in a text."""
+        documents = self._documents()
+        return max((idf(documents, self.searcher.doc_freq("text", stem)) for stem in _STEMMED.analyze(word)), default=0.0)
+
+    def _documents(self) -> int:
+        # BM25 counts the documents that are deleted but not merged away yet, too; each has one outcome.
+        return sum(self.searcher.doc_freq("outcome", str(outcome)) for outcome in Outcome)
 
     def restriction(self, filters: Filters) -> list[tantivy.Query]:
         """Return the filters as queries that must match."""
@@ -216,6 +224,11 @@ class TantivyWordIndex:
         chunks = _guarded(lambda: fields.chunks.search(text, len(numbers), fields.chunks.numbered(numbers)))
         traces = _guarded(lambda: fields.traces.search(text, len(rows), fields.traces.numbered(rows)))
         return WordHits({_key(number): score for number, score in chunks.items()}, traces)
+
+    def idf(self, namespace: int, words: Sequence[str]) -> list[float]:
+        """Return the inverse document frequency of each word among the chunks; of one that is stemmed to several, the highest."""
+        chunks = self._open(namespace).chunks
+        return _guarded(lambda: [chunks.idf(word) for word in words])
 
     def count(self, namespace: int) -> int:
         """Return how many chunks the namespace holds."""

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracebank.index import ChunkKey, WordHits
 
 DENSE_WEIGHT = 0.5
 LEXICAL_WEIGHT = 0.5
 WHOLE_WEIGHT = 0.5
+# The fourth part, word by word, which only the best get: `late`.
+TOKENS_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A trace that was found: its score from 0 to 1 and the parts of it, and its passages, best first."""
+    """A trace that was found: its score from 0 to 1 and the parts of it, and its passages, best first.
+
+    `context` is what its neighbours in time lent it, `tokens` how well it matches the question word by word.
+    """
 
     row: int
     score: float
@@ -29,11 +34,13 @@ class Ranked:
     lexical: float
     whole: float
     passages: tuple[tuple[int, float], ...]
+    context: float = 0.0
+    tokens: float = 0.0
 
 
-def fuse(dense: Mapping[ChunkKey, float] | None, words: WordHits) -> list[Ranked]:
-    """Return the traces of all hits, best first. `dense` None: by words alone."""
-    highest = (DENSE_WEIGHT if dense is not None else 0.0) + LEXICAL_WEIGHT + WHOLE_WEIGHT
+def fuse(dense: Mapping[ChunkKey, float] | None, words: WordHits, *, tokens: bool = False) -> list[Ranked]:
+    """Return the traces of all hits, best first. `dense` None: by words alone. `tokens`: a fourth part is still to come."""
+    highest = (DENSE_WEIGHT if dense is not None else 0.0) + LEXICAL_WEIGHT + WHOLE_WEIGHT + (TOKENS_WEIGHT if tokens else 0.0)
     cosines: Mapping[ChunkKey, float] = dense or {}
     chunks: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
     for row, ordinal in {*cosines, *words.chunks}:
@@ -72,7 +79,7 @@ def merge(rankings: Sequence[Sequence[Ranked]]) -> list[Ranked]:
 
 def _with_passages(found: Ranked, passages: Mapping[int, float]) -> Ranked:
     ordered = tuple(sorted(passages.items(), key=lambda p: (-p[1], p[0])))
-    return Ranked(row=found.row, score=found.score, dense=found.dense, lexical=found.lexical, whole=found.whole, passages=ordered)
+    return replace(found, passages=ordered)
 
 
 def by_score(ranking: Sequence[Ranked]) -> list[Ranked]:

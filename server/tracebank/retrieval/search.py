@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
-from tracebank.embedding import EmbeddingService, Vectors
+from tracebank.embedding import Embedded, EmbeddingService, Vectors, unpacked
 from tracebank.errors import EmbeddingError, IndexFaultError
 from tracebank.index import ChunkKey, VectorIndex, WordHits, WordIndex
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
+from tracebank.retrieval import context, late
 from tracebank.retrieval.fusion import Ranked, fuse, merge
 from tracebank.store import Store, traces, vectors
 from tracebank.store.outbox import Sink
@@ -81,33 +82,77 @@ class Retriever:
             note = f"the index of {' and '.join(sorted(self._faults))} is being rebuilt"
         return Searched(ranking=tuple(merge(rankings)), dense=bool(questions) and all(dense for _, dense in found), note=note)
 
-    async def _embed(self, texts: Sequence[str]) -> tuple[dict[str, Vectors], str]:
+    async def _embed(self, texts: Sequence[str]) -> tuple[dict[str, Embedded], str]:
         if self._embedding.error is not None:
             return {}, f"meaning is off: {self._embedding.error}"
         if not self.deep:
             return {}, "the embedding model is still loading"
         try:
-            return dict(zip(texts, await self._embedding.embed_questions(texts), strict=True)), ""
+            return dict(zip(texts, await self._embedding.read_questions(texts), strict=True)), ""
         except EmbeddingError as error:
             log.warning("searching by words alone: %s", error)
             return {}, f"meaning is off for this question: {error}"
 
-    def _search_one(self, space: int, text: str, question: Vectors | None, filters: Filters) -> tuple[list[Ranked], bool]:
+    def _search_one(self, space: int, text: str, embedded: Embedded | None, filters: Filters) -> tuple[list[Ranked], bool]:
         """Search one namespace for one question, in a thread. Returns the ranking and whether meaning took part."""
         try:
             words = self._words.query(space, text, self._candidates, filters)
         except IndexFaultError as error:
             self._faults["words"] = error
             words = WordHits()
-        if question is None:
-            return fuse(None, words), False
+        if embedded is None:
+            return self._in_context(space, text, None, filters, fuse(None, words)), False
+        question = embedded.vector
         try:
             dense = self._store.read_now(lambda db: self._dense(db, space, question, filters))
         except IndexFaultError as error:
             self._faults["vectors"] = error
-            return fuse(None, words), False
+            return self._in_context(space, text, None, filters, fuse(None, words)), False
         dense |= self._missing_cosines(words, dense, question)
-        return fuse(dense, self._with_missing_words(space, text, words, dense)), True
+        ranking = fuse(dense, self._with_missing_words(space, text, words, dense), tokens=embedded.tokens is not None)
+        return self._reread(space, text, embedded, self._in_context(space, text, embedded, filters, ranking)), True
+
+    def _reread(self, space: int, text: str, question: Embedded, ranking: list[Ranked]) -> list[Ranked]:
+        """Return the ranking with the best of it compared word by word."""
+        if question.tokens is None:
+            return ranking
+        keys = [(found.row, i) for found in ranking[: late.READ_TRACES] for i, _ in found.passages[: late.READ_CHUNKS]]
+        kept = self._store.read_now(lambda db: vectors.tokens_of_chunks(db, self._model_id, keys))
+        codes = {row: [kept[key] for key in keys if key[0] == row and key in kept] for row, _ in keys}
+        words = late.words_of(text)
+        try:
+            idf = self._words.idf(space, [text[first:last] for first, last in words])
+        except IndexFaultError as error:
+            self._faults["words"] = error
+            idf = [1.0] * len(words)
+        weights = late.token_weights(question.tokens.spans, words, idf)
+        return late.reread(ranking, late.token_scores(unpacked(question.tokens.codes), weights, codes))
+
+    def _in_context(self, space: int, text: str, embedded: Embedded | None, filters: Filters, ranking: list[Ranked]) -> list[Ranked]:
+        """Return the ranking with what neighbours lend short traces; those that nobody proposed are scored first."""
+        lending = [found.row for found in ranking[: context.LENDING_TRACES]]
+        near = self._store.read_now(lambda db: traces.neighbours(db, lending, reach=context.REACH, within_ms=context.WITHIN_MS))
+        loans = context.lent(ranking, near)
+        chunks = self._store.read_now(lambda db: traces.chunk_counts(db, list(loans)))
+        loans = {row: loan for row, loan in loans.items() if chunks.get(row, 0) <= context.SHORT_CHUNKS}
+        # With a filter nothing new comes in: it may not pass.
+        new = [] if filters else sorted(loans.keys() - {found.row for found in ranking}, key=lambda row: (-loans[row], row))
+        new = new[: context.NEW_TRACES]
+        try:
+            added = self._scored(space, text, embedded, {row: chunks[row] for row in new}) if new else []
+        except IndexFaultError as error:
+            self._faults["words"] = error
+            added = []
+        return context.lifted([*ranking, *added], loans)
+
+    def _scored(self, space: int, text: str, embedded: Embedded | None, chunks: Mapping[int, int]) -> list[Ranked]:
+        """Return these traces, which have so many chunks, scored exactly."""
+        keys = [(row, ordinal) for row, count in chunks.items() for ordinal in range(count)]
+        words = self._words.score(space, text, keys, list(chunks))
+        if embedded is None:
+            return fuse(None, words)
+        dense = cosines(self._store.read_now(lambda db: vectors.of_chunks(db, self._model_id, keys)), embedded.vector)
+        return fuse(dense, words, tokens=embedded.tokens is not None)
 
     def _dense(self, db: sqlite3.Connection, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
         assert self._vectors is not None

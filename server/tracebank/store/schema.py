@@ -171,6 +171,15 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX grouped_lessons_by_lesson ON grouped_lessons (trace, ordinal);
     """,
+    """
+    -- What the model says of each token of a chunk, packed. Beside the vectors, not with them: these are read for few chunks.
+    CREATE TABLE token_vectors (
+        model INTEGER NOT NULL REFERENCES models (id),
+        text_hash BLOB NOT NULL,
+        codes BLOB NOT NULL,
+        PRIMARY KEY (model, text_hash)
+    );
+    """,
 )
 
 

@@ -137,10 +137,13 @@ def _drop_parts(db: sqlite3.Connection, row: int) -> list[bytes]:
 
 def _drop_vectors(db: sqlite3.Connection, hashes: Iterable[bytes]) -> None:
     """Delete those of the vectors that no chunk needs any more."""
-    db.executemany(
-        "DELETE FROM embeddings WHERE text_hash = ?1 AND NOT EXISTS (SELECT 1 FROM chunks WHERE chunks.text_hash = ?1)",
-        [(h,) for h in set(hashes)],
-    )
+    for table in ("embeddings", "token_vectors"):
+        db.executemany(
+            # With the models the key is whole: without, every vector would be looked at.
+            f"DELETE FROM {table} WHERE model IN (SELECT id FROM models) AND text_hash = ?1 "
+            "AND NOT EXISTS (SELECT 1 FROM chunks WHERE chunks.text_hash = ?1)",
+            [(h,) for h in set(hashes)],
+        )
 
 
 def load(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, StoredTrace]:
@@ -204,6 +207,45 @@ def matching(db: sqlite3.Connection, filters: Filters, *, space: int | None = No
         arguments.append(filters.until_ms)
     found = db.execute(f"SELECT t.id FROM traces t WHERE 1{where} ORDER BY t.id", arguments)
     return [row for (row,) in found]
+
+
+def neighbours(db: sqlite3.Connection, rows: Sequence[int], *, reach: int, within_ms: int) -> dict[int, tuple[list[int], list[int]]]:
+    """Return for each row up to `reach` rows before and after it in its namespace, nearest first, in the order of time, then of row.
+
+    No further away than `within_ms`.
+    """
+    found = db.execute(_NEIGHBOURS, (json.dumps(list(rows)), within_ms, reach))
+    return {
+        row: ((json.loads(with_before) + json.loads(before))[:reach], (json.loads(with_after) + json.loads(after))[:reach])
+        for row, with_before, before, with_after, after in found
+    }
+
+
+def _nearest(condition: str, order: str) -> str:
+    return (
+        "(SELECT json_group_array(id) FROM (SELECT n.id FROM traces n "
+        f"WHERE n.namespace_id = t.namespace_id AND {condition} ORDER BY {order} LIMIT ?3))"
+    )
+
+
+# The same moment apart from the others: SQLite reads a comparison of (time, id) pairs as one of times, and an import gives
+# all its traces one.
+_NEIGHBOURS = f"""
+    SELECT t.id,
+        {_nearest("n.occurred_at_ms = t.occurred_at_ms AND n.id < t.id", "n.id DESC")},
+        {_nearest("n.occurred_at_ms < t.occurred_at_ms AND n.occurred_at_ms >= t.occurred_at_ms - ?2", "n.occurred_at_ms DESC, n.id DESC")},
+        {_nearest("n.occurred_at_ms = t.occurred_at_ms AND n.id > t.id", "n.id")},
+        {_nearest("n.occurred_at_ms > t.occurred_at_ms AND n.occurred_at_ms <= t.occurred_at_ms + ?2", "n.occurred_at_ms, n.id")}
+    FROM json_each(?1) j CROSS JOIN traces t ON t.id = j.value
+"""
+
+
+def chunk_counts(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, int]:
+    """Return how many chunks each of these traces has, without reading them."""
+    found = db.execute(
+        "SELECT j.value, (SELECT max(ordinal) FROM chunks WHERE trace = j.value) FROM json_each(?) j", (json.dumps(list(rows)),)
+    )
+    return {row: last + 1 for row, last in found if last is not None}
 
 
 def count(db: sqlite3.Connection, space: int) -> int:

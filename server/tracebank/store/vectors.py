@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 ChunkKey = tuple[int, int]  # (row of the trace, ordinal of the chunk)
+# Before the codes: how many tokens, and how many bytes each.
+_TOKENS = struct.Struct("<HH")
 _MAX_VARIABLES = 500  # SQLite's own bound was 999 for long
 
 
@@ -57,6 +60,34 @@ def of_traces(db: sqlite3.Connection, model: int, rows: Sequence[int]) -> dict[C
         (json.dumps(list(rows)), model),
     )
     return {(row, ordinal): _vector(v) for row, ordinal, v in found}
+
+
+def put_tokens(db: sqlite3.Connection, model: int, codes: Mapping[bytes, NDArray[np.uint8]]) -> None:
+    """Keep packed token vectors, uint8 [tokens, bytes a token], by the hash of their text, where a chunk still holds it."""
+    db.executemany(
+        "INSERT OR REPLACE INTO token_vectors SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM chunks WHERE text_hash = ?2)",
+        [(model, h, _TOKENS.pack(*code.shape) + code.tobytes()) for h, code in codes.items()],
+    )
+
+
+def with_tokens(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> set[bytes]:
+    """Return those of the hashes whose tokens are kept."""
+    return {
+        h for h in hashes if db.execute("SELECT 1 FROM token_vectors WHERE model = ? AND text_hash = ?", (model, h)).fetchone() is not None
+    }
+
+
+def tokens_of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey]) -> dict[ChunkKey, NDArray[np.uint8]]:
+    """Return the packed token vectors of these chunks, where they are kept."""
+    found = db.execute(
+        "SELECT c.trace, c.ordinal, v.codes FROM json_each(?) j "
+        "CROSS JOIN chunks c ON c.trace = CAST(j.value ->> 0 AS INTEGER) AND c.ordinal = CAST(j.value ->> 1 AS INTEGER) "
+        "CROSS JOIN token_vectors v ON v.model = ? AND v.text_hash = c.text_hash",
+        (json.dumps(list(keys)), model),
+    )
+    return {
+        (row, ordinal): np.frombuffer(raw, np.uint8, offset=_TOKENS.size).reshape(_TOKENS.unpack_from(raw)) for row, ordinal, raw in found
+    }
 
 
 def spans(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, list[tuple[str, int, int, int]]]:
