@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import uuid_utils
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
 from tracebank import __version__
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
+from tracebank.compression.meaning import read_in_small_batches
 from tracebank.embedding import EmbeddingService, load_model, vectors_name
+from tracebank.embedding.base import Vectors
 from tracebank.errors import DataDirError, TracebankError
 from tracebank.index import ChromaVectorIndex, TantivyWordIndex
 from tracebank.indexer import Indexer
@@ -403,18 +405,24 @@ class Engine:
     async def compress(self, text: str, *, budget_tokens: int | None, ratio: float | None, **options: Any) -> Compressed:
         """Fit a text into a budget, or into a fraction of its own length. Raises: InputError."""
         tokenizer = await self.tokenizer()
+        defaults = self.settings.compression
 
         def run() -> Compressed:
             budget = budget_tokens
             if budget is None:
-                budget = max(1, int(tokenizer.count(text) * (ratio or self.settings.compression.ratio)))
-            return compress(text, budget_tokens=budget, tokenizer=tokenizer, **options)
+                budget = max(1, int(tokenizer.count(text) * (ratio or defaults.ratio)))
+            ends = (defaults.head_share, defaults.tail_share)
+            return compress(text, budget_tokens=budget, tokenizer=tokenizer, meaning=self._meaning_in_thread, ends=ends, **options)
 
         with self.metrics.timed("compress_prompt"):
             compressed = await to_thread.run_sync(run)
         self.metrics.count("compressed_tokens_in", compressed.original_tokens)
         self.metrics.count("compressed_tokens_out", compressed.tokens)
         return compressed
+
+    def _meaning_in_thread(self, texts: Sequence[str]) -> Vectors | None:
+        """Embed texts from a worker thread; None where the model is not there."""
+        return from_thread.run(read_in_small_batches, self.embedding, texts)
 
 
 def _with_spans(db: sqlite3.Connection, rows: Sequence[int]) -> tuple[dict[int, StoredTrace], dict[int, list[Span]]]:

@@ -98,6 +98,8 @@ class CompressionSettings(_Section):
 
     ratio: float = Field(0.7, gt=0, le=1, description="fraction of the tokens kept")
     head_ratio: float = Field(0.6, ge=0, le=1, description="share of the budget for the beginning when the middle is cut")
+    head_share: float = Field(0.2, ge=0, le=1, description="share of the budget that instructions at the beginning may take")
+    tail_share: float = Field(0.2, ge=0, le=1, description="share of the budget that the request at the end may take")
 
 
 class DaemonSettings(_Section):

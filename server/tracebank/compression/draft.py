@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tracebank.compression.extract.relevance import Meaning
+from tracebank.compression.extract.rendering import Mark, bare_mark
 from tracebank.compression.segments import Segment
 
 if TYPE_CHECKING:
@@ -14,12 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is asked for. `protected` are the pieces that must survive, in their order, none overlapping another."""
+    """What is asked for. `protected` are the pieces that must survive, in their order, none overlapping another.
+
+    `head_share` and `tail_share` of the budget are for instructions at the beginning and the request at the end.
+    """
 
     budget_tokens: int
     tokenizer: Tokenizer
     head_ratio: float
     protected: tuple[str, ...]
+    query: str = ""
+    meaning: Meaning | None = None
+    head_share: float = 0.2
+    tail_share: float = 0.2
+    mark: Mark = bare_mark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from tracebank.compression.draft import Draft, Goal, Step
+from tracebank.compression.extract.relevance import Meaning
 from tracebank.compression.segments import Kind, Segment, as_code, located, merged_spans, split
 from tracebank.compression.steps.code import without_comments
+from tracebank.compression.steps.extract import extracted
 from tracebank.compression.steps.head_tail import CODE_BORDERS, TEXT_BORDERS, cut_middle
 from tracebank.compression.steps.json_minify import minified
 from tracebank.compression.steps.repeats import folded
@@ -19,7 +21,7 @@ from tracebank.errors import InputError
 if TYPE_CHECKING:
     from tracebank.tokens import Tokenizer
 
-Strategy = Literal["auto", "head_tail", "code"]
+Strategy = Literal["auto", "head_tail", "extract", "code"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 _SHOWN_CHARS = 60
@@ -53,11 +55,16 @@ def compress(
     strategy: Strategy = "auto",
     head_ratio: float = 0.6,
     keep: Sequence[str] = (),
+    query: str = "",
+    meaning: Meaning | None = None,
+    ends: tuple[float, float] = (0.2, 0.2),
 ) -> Compressed:
     """Return `text` in at most `budget_tokens` tokens, each of `keep` in it byte for byte.
 
-    `auto` runs every lossless step, then cuts the middle; `head_tail` only cuts; `code` takes a text without fences as
-    code and prefers to cut between its blocks.
+    `auto` runs every lossless step, then keeps the units that answer `query` (or say most), and cuts the middle where
+    whole units do not fit; `extract` does so at once; `head_tail` only cuts; `code` takes a text without fences as code
+    and prefers to cut between its blocks. `meaning` embeds texts; without it words alone decide. `ends` are the shares of
+    the budget for instructions at the beginning and the request at the end.
 
     Raises: InputError if an argument is out of range, or if `keep` is not in the text or does not fit.
     """
@@ -69,7 +76,10 @@ def compress(
     reports: list[StepReport] = []
     if draft.tokens > budget_tokens:
         protected = tuple(text[start:end] for start, end in spans)
-        goal = Goal(budget_tokens=budget_tokens, tokenizer=tokenizer, head_ratio=head_ratio, protected=protected)
+        goal = Goal(
+            budget_tokens=budget_tokens, tokenizer=tokenizer, head_ratio=head_ratio, protected=protected, query=query, meaning=meaning,
+            head_share=ends[0], tail_share=ends[1],
+        )  # fmt: skip
         _check_fit(goal)
         draft = Draft(segments=_segmented(text, strategy, spans), text=text, tokens=draft.tokens)
         draft, reports = _run(_STEPS[strategy], draft, goal)
@@ -123,14 +133,15 @@ _SPARING = (
 
 # The last step of each must reach the budget whatever it is given.
 _STEPS: dict[Strategy, tuple[Step, ...]] = {
-    "auto": (*_SPARING, Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
+    "auto": (*_SPARING, Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
+    "extract": (Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
     "head_tail": (Step("head_tail", partial(cut_middle, TEXT_BORDERS)),),
     "code": (_SPARING[2], Step("head_tail", partial(cut_middle, CODE_BORDERS))),
 }
 
 
 def _segmented(text: str, strategy: Strategy, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:
-    if strategy == "head_tail":
+    if strategy in ("head_tail", "extract"):
         return (Segment(kind=Kind.PROSE, body=text),)
     segments = split(text, spans)
     if strategy == "code" and not any(segment.opening for segment in segments):
