@@ -28,6 +28,7 @@ from tracebank import __version__
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
 from tracebank.compression import Compressed, compress
+from tracebank.compression.extract.rendering import bare_mark, numbered_mark
 from tracebank.compression.meaning import read_in_small_batches
 from tracebank.embedding import EmbeddingService, load_model, vectors_name
 from tracebank.embedding.base import Vectors
@@ -41,7 +42,7 @@ from tracebank.retrieval import Page, Ranked, Retriever, Searched, present
 from tracebank.retrieval.presentation import Span
 from tracebank.retrieval.request import cursor_at, offset_of, parse_query
 from tracebank.settings import Settings
-from tracebank.store import Added, Store, StoredTrace, outbox, traces, vectors
+from tracebank.store import Added, Store, StoredTrace, originals, outbox, traces, vectors
 from tracebank.store.outbox import Sink
 from tracebank.tokens import Tokenizer, TokenizerLoader
 
@@ -402,8 +403,13 @@ class Engine:
             return self.tokenizers.current(0)
         return await to_thread.run_sync(self.tokenizers.current, timeout_s)
 
-    async def compress(self, text: str, *, budget_tokens: int | None, ratio: float | None, **options: Any) -> Compressed:
-        """Fit a text into a budget, or into a fraction of its own length. Raises: InputError."""
+    async def compress(
+        self, text: str, *, budget_tokens: int | None, ratio: float | None, keep_original: bool = False, **options: Any
+    ) -> tuple[Compressed, str | None]:
+        """Fit a text into a budget, or into a fraction of its own length. Raises: InputError, StoreError.
+
+        Returns the id of what was cut, too, if it is to be kept and anything was.
+        """
         tokenizer = await self.tokenizer()
         defaults = self.settings.compression
 
@@ -412,13 +418,28 @@ class Engine:
             if budget is None:
                 budget = max(1, int(tokenizer.count(text) * (ratio or defaults.ratio)))
             ends = (defaults.head_share, defaults.tail_share)
-            return compress(text, budget_tokens=budget, tokenizer=tokenizer, meaning=self._meaning_in_thread, ends=ends, **options)
+            mark = numbered_mark if keep_original else bare_mark
+            return compress(
+                text, budget_tokens=budget, tokenizer=tokenizer, meaning=self._meaning_in_thread, ends=ends, mark=mark, **options
+            )
 
         with self.metrics.timed("compress_prompt"):
             compressed = await to_thread.run_sync(run)
+            original_id = await self._keep(text, compressed) if keep_original and compressed.text != text else None
         self.metrics.count("compressed_tokens_in", compressed.original_tokens)
         self.metrics.count("compressed_tokens_out", compressed.tokens)
-        return compressed
+        return compressed, original_id
+
+    async def _keep(self, text: str, compressed: Compressed) -> str:
+        defaults, now_ms = self.settings.compression, round(self._clock() * 1000)
+        bounds = originals.Bounds(max_bytes=defaults.originals_bytes, max_age_ms=round(defaults.originals_age_s * 1000))
+        return await self.store.write(
+            lambda db: originals.put(db, text, compressed.cut_from, compressed.gaps, now_ms=now_ms, bounds=bounds)
+        )
+
+    async def original(self, original_id: str) -> originals.Original | None:
+        """Return what `compress` has kept under an id; None where there is nothing (any more)."""
+        return await self.store.read(lambda db: originals.get(db, original_id))
 
     def _meaning_in_thread(self, texts: Sequence[str]) -> Vectors | None:
         """Embed texts from a worker thread; None where the model is not there."""

@@ -126,7 +126,12 @@ def test_the_list_of_tools_is_small(words_home: Home) -> None:
 def test_resources_and_prompts_are_listed(either: Talk) -> None:
     """What can be read by address, and what a person can choose from a menu."""
     templates = either.ask(either.client.list_resource_templates).resource_templates
-    assert {template.uri_template for template in templates} == {"trace://{+trace_id}", "tracebank://stats{?section}"}
+    assert {template.uri_template for template in templates} == {
+        "trace://{+trace_id}",
+        "tracebank://stats{?section}",
+        "prompt://{original_id}",
+        "prompt://{original_id}/{part}",
+    }
     assert all(template.mime_type == "application/json" and template.title for template in templates)
     prompts = {prompt.name: prompt for prompt in either.ask(either.client.list_prompts).prompts}
     assert prompts.keys() == {"recall", "reflect"}

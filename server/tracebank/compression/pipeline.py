@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-from tracebank.compression.draft import Draft, Goal, Step
+from tracebank.compression.draft import Cut, Draft, Goal, Step
 from tracebank.compression.extract.relevance import Meaning
-from tracebank.compression.segments import Kind, Segment, as_code, located, merged_spans, split
+from tracebank.compression.extract.rendering import Mark, bare_mark
+from tracebank.compression.segments import Kind, Segment, Span, as_code, located, merged_spans, split
 from tracebank.compression.steps.code import without_comments
 from tracebank.compression.steps.extract import extracted
 from tracebank.compression.steps.head_tail import CODE_BORDERS, TEXT_BORDERS, cut_middle
@@ -38,13 +39,18 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compressed:
-    """A text within its budget. `steps` is empty when the text fitted and is therefore unchanged."""
+    """A text within its budget. `steps` is empty when the text fitted and is therefore unchanged.
+
+    `gaps` are the spans of `cut_from` that are left out, in the order of their marks; `cut_from` is the text after the lossless steps.
+    """
 
     text: str
     original_tokens: int
     tokens: int
     tokenizer: str
     steps: tuple[StepReport, ...]
+    cut_from: str = ""
+    gaps: tuple[Span, ...] = ()
 
 
 def compress(
@@ -58,6 +64,7 @@ def compress(
     query: str = "",
     meaning: Meaning | None = None,
     ends: tuple[float, float] = (0.2, 0.2),
+    mark: Mark = bare_mark,
 ) -> Compressed:
     """Return `text` in at most `budget_tokens` tokens, each of `keep` in it byte for byte.
 
@@ -78,7 +85,7 @@ def compress(
         protected = tuple(text[start:end] for start, end in spans)
         goal = Goal(
             budget_tokens=budget_tokens, tokenizer=tokenizer, head_ratio=head_ratio, protected=protected, query=query, meaning=meaning,
-            head_share=ends[0], tail_share=ends[1],
+            head_share=ends[0], tail_share=ends[1], mark=mark,
         )  # fmt: skip
         _check_fit(goal)
         draft = Draft(segments=_segmented(text, strategy, spans), text=text, tokens=draft.tokens)
@@ -89,6 +96,8 @@ def compress(
         tokens=draft.tokens,
         tokenizer=tokenizer.name,
         steps=tuple(reports),
+        cut_from=text if draft.cut_from is None else draft.cut_from,
+        gaps=draft.gaps,
     )
 
 
@@ -103,11 +112,16 @@ def _run(steps: Sequence[Step], draft: Draft, goal: Goal) -> tuple[Draft, list[S
     return draft, reports
 
 
-def _better(draft: Draft, segments: tuple[Segment, ...], goal: Goal) -> Draft:
+def _better(draft: Draft, result: tuple[Segment, ...] | Cut | None, goal: Goal) -> Draft:
     """Return the new draft if it is the shorter one. A shorter text can have more tokens: then the old one stays."""
-    if segments == draft.segments:
+    if result is None or result == draft.segments:
         return draft
-    after = Draft.of(segments, goal.tokenizer)
+    if isinstance(result, Cut):
+        whole = (Segment(kind=Kind.PROSE, body=result.text),)
+        tokens = goal.tokenizer.count(result.text)
+        after = Draft(segments=whole, text=result.text, tokens=tokens, cut_from=draft.text, gaps=result.gaps)
+    else:
+        after = Draft.of(result, goal.tokenizer)
     return after if after.tokens < draft.tokens else draft
 
 

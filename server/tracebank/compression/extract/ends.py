@@ -10,10 +10,13 @@ from tracebank.compression.extract.outline import Outline
 _DIRECTIVE = re.compile(
     r"\?\s*\Z|\b(?:you are|your (?:task|job|goal|role|answer)|you (?:must|should|will|can|have)|must|never|always|do not|don't"
     r"|please|make sure|answer|respond|reply|return only|output|follow|instructions?|rules?|task|question|query|goal|request)\b\s*:?"
-    r"|^\s*(?:[-*\d.)]+\s+)?(?:Write|Fix|Explain|Find|List|Summari[sz]e|Describe|Compare|Translate|Implement|Add|Remove|Refactor|Review|Use|Create"
-    r"|Generate|Analy[sz]e|Tell|Give|Show|Check|Continue|Propose|Decide|Determine|Given|Read|Based on)\b",
+    r"|^[ \t]*(?:[-*\d.)]+\s+)?(?:Write|Fix|Explain|Find|List|Summari[sz]e|Describe|Compare|Translate|Implement|Add|Remove|Refactor|Review"
+    r"|Use|Create|Generate|Analy[sz]e|Tell|Give|Show|Check|Continue|Propose|Decide|Determine|Given|Read|Based on)\b",
     re.IGNORECASE | re.MULTILINE,
 )
+
+# A unit of prose is shorter; a longer one is data.
+_LOOKED_AT_CHARS = 600
 
 
 def first_instructions(outline: Outline, share_tokens: int) -> list[int]:
@@ -32,8 +35,8 @@ def _run(outline: Outline, leaves: Sequence[int], share_tokens: int) -> Iterable
     directed: set[tuple[int, ...]] = set()
     for leaf in leaves:
         unit = outline.units[leaf]
-        around = "".join(outline.piece(frame) for frame in unit.frames[-1:])
-        if _DIRECTIVE.search(outline.piece(leaf)) or (around and _DIRECTIVE.search(around)):
+        around = [outline.piece(frame) for frame in unit.frames if frame < leaf][-1:]
+        if any(_DIRECTIVE.search(piece.strip()[-_LOOKED_AT_CHARS:]) for piece in (outline.piece(leaf), *around)):
             directed.add((*unit.frames, unit.section))
         elif (*unit.frames, unit.section) not in directed:
             return

@@ -77,6 +77,16 @@ class Outline:
         units = (self.units[leaf] for leaf in self.leaves)
         return np.array([1 / (1 + unit.place) if unit.sort is Sort.SENTENCE else 0.5 for unit in units])
 
+    def whole(self) -> Scores:
+        """Return 1 for what begins and ends as a sentence does, 1/2 for half of that: a torn one says half."""
+        return np.array([_wholeness(self.piece(leaf).strip()) for leaf in self.leaves])
+
+
+def _wholeness(bare: str) -> float:
+    begins = not bare[:1].islower() and bare[:1] not in ",;:.)]}"
+    ends = bare.rstrip("\"'”’)]*_`")[-1:] in (".", "!", "?", "。", "！", "？")
+    return (begins + ends) / 2
+
 
 def _sections(units: Sequence[Unit], bags: Sequence[Bag], leaves: Sequence[int]) -> Iterable[Section]:
     members: dict[int, list[int]] = {}

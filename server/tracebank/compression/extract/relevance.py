@@ -20,7 +20,7 @@ Meaning = Callable[[Sequence[str]], NDArray[np.float32] | None]
 
 # Weights beside a cosine of weight 1. Words decide little where the model reads the unit with its heading; a section
 # and neighbours say what a sentence only points at ("It opened in 1909").
-_WORDS, _SECTION, _NEIGHBOURS, _WANTED, _EARLY, _SECTION_MEANING = 0.25, 0.15, 0.2, 0.15, 0.2, 0.25
+_WORDS, _SECTION, _NEIGHBOURS, _WANTED, _EARLY, _WHOLE, _SECTION_MEANING = 0.25, 0.15, 0.1, 0.15, 0.2, 0.25, 0.25
 # The model reads at least so many units, at most so many, and a third in between.
 _FEWEST_READ, _MOST_READ = 80, 400
 # What fills the budget up to within this share of the text is sure by words alone.
@@ -53,7 +53,7 @@ def relevance(outline: Outline, question: str, *, kept_share: float, meaning: Me
     sections = outline.spread(bm25(terms, [section.bag for section in outline.sections], outline.weights))
     by_words = _WORDS * words + _SECTION * sections + _NEIGHBOURS * _beside(outline, words) + _WANTED * _holds_wanted(outline, question)
     cosines = _cosines(outline, question, by_words + _OPEN_SHARE * outline.early(), kept_share, meaning)
-    by_words += _EARLY * outline.early()
+    by_words += _EARLY * outline.early() + _WHOLE * outline.whole()
     if cosines is None:
         return by_words
     best = [max(cosines[list(section.members)]) for section in outline.sections]

@@ -18,6 +18,11 @@ def bare_mark(number: int) -> str:
     return "…"
 
 
+def numbered_mark(number: int) -> str:
+    """Return a mark that can be asked for: the part that it stands for is kept."""
+    return f"[…{number}]"
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """The text, and where in the outline's text each gap lies, in the order of their marks."""

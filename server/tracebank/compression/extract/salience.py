@@ -38,9 +38,10 @@ def salience(outline: Outline) -> Scores:
     pieces = [outline.piece(leaf) for leaf in outline.leaves]
     concrete = _usual([len(set(_CONCRETE_WORDS.findall(piece[1:]))) for piece in pieces], _tokens(outline))
     cues = np.array([float(_CUE_WORDS.search(piece) is not None) for piece in pieces])
-    whole = np.array([_wholeness(piece) for piece in pieces])
     short = np.array([min(1.0, len(outline.bags[leaf].counts) / _ENOUGH_WORDS) for leaf in outline.leaves])
-    score = _BASE + _EARLY * outline.early() + _WHOLE * whole + _CONCRETE * concrete + _CUES * cues + _CENTRAL * _centrality(outline)
+    score = (
+        _BASE + _EARLY * outline.early() + _WHOLE * outline.whole() + _CONCRETE * concrete + _CUES * cues + _CENTRAL * _centrality(outline)
+    )
     result: Scores = score * short
     return result
 
@@ -55,14 +56,6 @@ def _usual(found: list[int], per: Scores) -> Scores:
     high = float(np.quantile(density, _USUAL_QUANTILE)) if len(density) else 0.0
     scaled: Scores = np.minimum(density / high, 1.0) if high else np.zeros(len(density))
     return scaled
-
-
-def _wholeness(piece: str) -> float:
-    """Return 1 for what begins and ends as a sentence does, 1/2 for half of that: a torn one says half."""
-    bare = piece.strip()
-    begins = not bare[:1].islower() and bare[:1] not in ",;:.)]}"
-    ends = bare.rstrip("\"'”’)]*_`")[-1:] in ".!?。！？"
-    return (begins + ends) / 2
 
 
 def _centrality(outline: Outline) -> Scores:

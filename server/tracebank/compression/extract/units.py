@@ -74,17 +74,33 @@ _ABBREVIATION = re.compile(
     r"|Sec|Vol|pp?|Inc|Ltd|Co|Corp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|(?:[A-Za-z]\.)+[A-Za-z])\.\Z"
 )
 _ABBREVIATION_CHARS = 12
-_SENTENCE_END = re.compile(r"[.!?…]{1,5}[\"'”’)\]*_]{0,3}\s+(?=[\"'“‘(\[*_]{0,3}[^\sa-z,;:)])|[。！？]+[」』”）]*")
+_SENTENCE_END = re.compile(r"[.!?…]{1,5}[\"'”’)\]*_]{0,3}\s++(?=[\"'“‘(\[*_]{0,3}[^\sa-z,;:)])|[。！？]+[」』”）]*")
 _SOFT_BORDER = re.compile(r"[;,:)\]}][ \t]|\s")
 _WRAPPED_CHARS = range(50, 130)
 _ENDS_SENTENCE = re.compile(r"[.!?:…。！？][\"'”’)\]*_]*\s*\Z")
 _LONGEST_HEADING_CHARS = 100
+# Of a longer line only the beginning is looked at: time stays linear whatever it holds.
+_LONGEST_STRUCTURE_CHARS = 2000
 _INTRODUCTION_LEVEL, _LABEL_LEVEL, _TAG_LEVEL = 7, 8, 0
 
 
 def split_units(text: str) -> list[Unit]:
     """Return the units of `text`, in order; an empty text has none. Linear in its length."""
-    return coarsened(_Splitter(text).split())
+    units = coarsened(_Splitter(text).split())
+    return units if len(units) <= 2 * MOST_UNITS else _stretches(text)
+
+
+def _stretches(text: str) -> list[Unit]:
+    """Return `MOST_UNITS` units of like length, whole lines where they can be: a text that is all frames has none that help."""
+    least_chars = max(_PIECE_CHARS, len(text) // MOST_UNITS)
+    units: list[Unit] = []
+    at = 0
+    while at < len(text):
+        end = min(len(text), at + least_chars)
+        end = text.find("\n", end, end + least_chars) + 1 or end
+        units.append(Unit(start=at, end=end, sort=Sort.LINE))
+        at = end
+    return units
 
 
 @dataclass(slots=True)
@@ -138,15 +154,15 @@ class _Splitter:
                 self._paragraph(paragraph, at)
                 self._blank(at, stop)
                 paragraph, blank = stop, True
-            elif self._begins(line, at, stop, blank, paragraph):
+            elif self._begins(line, at, paragraph):
                 self._paragraph(paragraph, at)
-                paragraph, blank = self._structure(line, at, stop, blank), False
+                paragraph, blank = self._structure(line[:_LONGEST_STRUCTURE_CHARS], at, stop, blank), False
             at = stop
         self._paragraph(paragraph, end)
 
-    def _begins(self, line: str, at: int, stop: int, blank: bool, paragraph: int) -> bool:
+    def _begins(self, line: str, at: int, paragraph: int) -> bool:
         """Tell whether the line begins something new, rather than going on with the paragraph."""
-        if paragraph == at or self._is_structure(line):
+        if paragraph == at or self._is_structure(line[:_LONGEST_STRUCTURE_CHARS]):
             return True
         before = self.text[self.text.rfind("\n", 0, at - 1) + 1 : at - 1]
         if _ITEM.match(self.text, paragraph) and line[:1] in " \t":
@@ -284,7 +300,7 @@ def _speaker(line: str) -> int | None:
 
 
 # A line at the margin that closes nothing opens a block; a blank line before it makes sure.
-_BLOCK_BORDER = re.compile(r"\n\s*\n(?=[^\s)\]}])")
+_BLOCK_BORDER = re.compile(r"\n[ \t]*+\n(?=[^\s)\]}])")
 _ANY_BLOCK_BORDER = re.compile(r"\n(?=[^\s)\]}#@/*])")
 
 

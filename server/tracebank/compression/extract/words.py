@@ -27,7 +27,8 @@ class Bag:
     @classmethod
     def of(cls, text: str) -> Bag:
         """Count the stemmed words of a text."""
-        words = stemmed_words(text)
+        # Half a character (a lone surrogate) is no word.
+        words = stemmed_words(text if text.isascii() else text.encode("utf-8", "replace").decode())
         return cls(Counter(words), len(words))
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracebank.compression.draft import Draft, Goal
+from tracebank.compression.draft import Cut, Draft, Goal
 from tracebank.compression.extract.choosing import Choice
 from tracebank.compression.extract.ends import first_instructions, last_request
 from tracebank.compression.extract.outline import Outline
@@ -12,7 +12,7 @@ from tracebank.compression.extract.rendering import Rendered, rendered
 from tracebank.compression.extract.salience import SHARPNESS as SALIENCE_SHARPNESS
 from tracebank.compression.extract.salience import salience
 from tracebank.compression.extract.words import Scores
-from tracebank.compression.segments import Kind, Segment, located
+from tracebank.compression.segments import located
 
 _ROUNDS = 4
 _NEAR_ENOUGH = 0.02
@@ -20,13 +20,13 @@ _NEAR_ENOUGH = 0.02
 _LEAST_FILLED = 0.7
 
 
-def extracted(draft: Draft, goal: Goal) -> tuple[Segment, ...]:
-    """Return the best units that fit, with their frames, or the draft as it is where whole units do not fit well."""
+def extracted(draft: Draft, goal: Goal) -> Cut | None:
+    """Return the best units that fit, with their frames, or None where whole units do not fit well."""
     outline = Outline.of(draft.text, goal.tokenizer, located(draft.text, goal.protected) or ())
     best = _best(outline, goal, _worth(outline, draft, goal))
     if best is None or located(best.text, goal.protected) is None:
-        return draft.segments
-    return (Segment(kind=Kind.PROSE, body=best.text),)
+        return None
+    return Cut(text=best.text, gaps=best.gaps)
 
 
 def _worth(outline: Outline, draft: Draft, goal: Goal) -> Scores:
