@@ -132,7 +132,7 @@ def test_resources_and_prompts_are_listed(either: Talk) -> None:
         "prompt://{original_id}",
         "prompt://{original_id}/{part}",
     }
-    assert all(template.mime_type == "application/json" and template.title for template in templates)
+    assert all(template.mime_type in {"application/json", "text/plain"} and template.title for template in templates)
     prompts = {prompt.name: prompt for prompt in either.ask(either.client.list_prompts).prompts}
     assert prompts.keys() == {"recall", "reflect"}
     assert [(argument.name, argument.required) for argument in prompts["recall"].arguments or ()] == [("task", True)]

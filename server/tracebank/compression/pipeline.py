@@ -12,9 +12,12 @@ from tracebank.compression.extract.relevance import Meaning
 from tracebank.compression.extract.rendering import Mark, bare_mark
 from tracebank.compression.segments import Kind, Segment, Span, as_code, located, merged_spans, split
 from tracebank.compression.steps.code import without_comments
+from tracebank.compression.steps.docstrings import first_lines
+from tracebank.compression.steps.duplicates import said_once
 from tracebank.compression.steps.extract import extracted
 from tracebank.compression.steps.head_tail import CODE_BORDERS, TEXT_BORDERS, cut_middle
 from tracebank.compression.steps.json_minify import minified
+from tracebank.compression.steps.layout import compact
 from tracebank.compression.steps.repeats import folded
 from tracebank.compression.steps.whitespace import tidied
 from tracebank.errors import InputError
@@ -101,6 +104,12 @@ def compress(
     )
 
 
+def shortened(text: str, steps: Sequence[Step], tokenizer: Tokenizer) -> tuple[Draft, list[StepReport]]:
+    """Run all of the steps on a text, as if there were no end to what has to be saved."""
+    goal = Goal(budget_tokens=0, tokenizer=tokenizer, head_ratio=0.5, protected=())
+    return _run(steps, Draft(segments=split(text), text=text, tokens=tokenizer.count(text)), goal)
+
+
 def _run(steps: Sequence[Step], draft: Draft, goal: Goal) -> tuple[Draft, list[StepReport]]:
     reports = []
     for step in steps:
@@ -138,19 +147,22 @@ def _changed(change: Callable[[Segment], str], segment: Segment) -> Segment:
     return segment if lost else segment.with_body(body)
 
 
-_SPARING = (
+LOSSLESS = (
     Step("whitespace", partial(_each, tidied)),
     Step("json", partial(_each, minified)),
     Step("code_comments", partial(_each, without_comments)),
     Step("repeated_lines", partial(_each, folded)),
+    Step("layout", partial(_each, compact)),
+    Step("duplicates", said_once),
+    Step("docstrings", partial(_each, first_lines)),
 )
 
 # The last step of each must reach the budget whatever it is given.
 _STEPS: dict[Strategy, tuple[Step, ...]] = {
-    "auto": (*_SPARING, Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
+    "auto": (*LOSSLESS, Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
     "extract": (Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
     "head_tail": (Step("head_tail", partial(cut_middle, TEXT_BORDERS)),),
-    "code": (_SPARING[2], Step("head_tail", partial(cut_middle, CODE_BORDERS))),
+    "code": (LOSSLESS[2], LOSSLESS[-1], Step("head_tail", partial(cut_middle, CODE_BORDERS))),
 }
 
 

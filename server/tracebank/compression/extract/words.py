@@ -17,6 +17,11 @@ B = 0.75
 _STOP_STEMS = frozenset(stem for word in STOP_WORDS for stem in stemmed_words(word))
 
 
+def stems(text: str) -> list[str]:
+    """Return the stemmed words of any text, in order. Half a character (a lone surrogate) is no word."""
+    return stemmed_words(text if text.isascii() else text.encode("utf-8", "replace").decode())
+
+
 @dataclass(frozen=True, slots=True)
 class Bag:
     """The stemmed words of a text with their counts, and how many words that are."""
@@ -27,8 +32,7 @@ class Bag:
     @classmethod
     def of(cls, text: str) -> Bag:
         """Count the stemmed words of a text."""
-        # Half a character (a lone surrogate) is no word.
-        words = stemmed_words(text if text.isascii() else text.encode("utf-8", "replace").decode())
+        words = stems(text)
         return cls(Counter(words), len(words))
 
     @classmethod
