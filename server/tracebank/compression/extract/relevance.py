@@ -20,7 +20,9 @@ Meaning = Callable[[Sequence[str]], NDArray[np.float32] | None]
 
 # Weights beside a cosine of weight 1. Words decide little where the model reads the unit with its heading; a section
 # and neighbours say what a sentence only points at ("It opened in 1909").
-_WORDS, _SECTION, _NEIGHBOURS, _WANTED, _EARLY, _WHOLE, _SECTION_MEANING = 0.25, 0.15, 0.1, 0.15, 0.2, 0.25, 0.25
+_WORDS, _SECTION, _NEIGHBOURS, _WANTED, _EARLY, _WHOLE, _SECTION_MEANING = 0.35, 0.15, 0.1, 0.15, 0.2, 0.35, 0.25
+# What words weigh where there is no model to read anything.
+_WORDS_ALONE = 2.0
 # The model reads at least so many units, at most so many, and a third in between.
 _FEWEST_READ, _MOST_READ = 80, 400
 # What fills the budget up to within this share of the text is sure by words alone.
@@ -55,7 +57,8 @@ def relevance(outline: Outline, question: str, *, kept_share: float, meaning: Me
     cosines = _cosines(outline, question, by_words + _OPEN_SHARE * outline.early(), kept_share, meaning)
     by_words += _EARLY * outline.early() + _WHOLE * outline.whole()
     if cosines is None:
-        return by_words
+        alone: Scores = by_words + (_WORDS_ALONE - _WORDS) * words
+        return alone
     best = [max(cosines[list(section.members)]) for section in outline.sections]
     scores: Scores = np.maximum(by_words + cosines + _SECTION_MEANING * outline.spread(best), 0.0)
     return scores
