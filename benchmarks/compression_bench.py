@@ -135,7 +135,7 @@ def _meaning(directory: Path) -> Meaning:
 def main() -> None:
     """Read the arguments and run one of the two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["prompts", "answers"])
+    parser.add_argument("what", nargs="?", default="prompts", choices=["prompts", "answers"])
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()
