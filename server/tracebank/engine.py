@@ -29,7 +29,8 @@ from tracebank import __version__, memory
 from tracebank.background import Background
 from tracebank.caching import LruCache
 from tracebank.chunking import Chunk, chunks_of
-from tracebank.compression import Compressed, compress
+from tracebank.compression import Compressed
+from tracebank.compressor import Compressor
 from tracebank.embedding import EmbeddingService, ModelTokens
 from tracebank.errors import DataDirError
 from tracebank.gate import Gate
@@ -46,7 +47,7 @@ from tracebank.retrieval.presentation import Span
 from tracebank.retrieval.request import cursor_at, offset_of, parse_query
 from tracebank.semantics import Semantics
 from tracebank.settings import Settings
-from tracebank.store import Added, Store, StoredTrace, outbox, traces, vectors
+from tracebank.store import Added, Store, StoredTrace, originals, outbox, traces, vectors
 from tracebank.store.outbox import Sink
 from tracebank.tokens import Tokenizer, TokenizerLoader
 
@@ -139,6 +140,10 @@ class Engine:
         self.retriever = Retriever(
             store=store, words=words, embedding=self.embedding, candidates=settings.retrieval.candidates, metrics=self.metrics
         )
+        self.compressor = Compressor(
+            settings=settings.compression, store=store, metrics=self.metrics, tokenizer=self.tokenizer,
+            embedding=lambda: self.embedding, now_ms=self.now_ms,
+        )  # fmt: skip
         llm = settings.llm
         spending = Spending(store, daily_tokens=llm.daily_tokens, daily_usd=llm.daily_usd, clock=clock)
         world = World(
@@ -489,24 +494,17 @@ class Engine:
             return self.tokenizers.current(0)
         return await to_thread.run_sync(self.tokenizers.current, timeout_s)
 
-    async def compress(self, text: str, *, budget_tokens: int | None, ratio: float | None, **options: Any) -> Compressed:
-        """Fit a text into a budget, or into a fraction of its own length. Raises: InputError."""
-        tokenizer = await self.tokenizer()
+    async def compress(self, text: str, **options: Any) -> tuple[Compressed, str | None]:
+        """Fit a text into a budget. Returns the id of what was cut, too, if it is to be kept. Raises: InputError, StoreError."""
+        return await self.compressor.compress(text, **options)
 
-        def run() -> Compressed:
-            budget = budget_tokens
-            if budget is None:
-                budget = max(1, int(tokenizer.count(text) * (ratio or self.settings.compression.ratio)))
-            return compress(text, budget_tokens=budget, tokenizer=tokenizer, **options)
-
-        with self.metrics.timed("compress_prompt"):
-            compressed = await to_thread.run_sync(run)
-        self.metrics.count("compressed_tokens_in", compressed.original_tokens)
-        self.metrics.count("compressed_tokens_out", compressed.tokens)
-        return compressed
+    async def original(self, original_id: str) -> originals.Original | None:
+        """Return what `compress` has kept under an id; None where there is nothing (any more)."""
+        return await self.compressor.original(original_id)
 
     async def _shortened(self, text: str, budget_tokens: int) -> str:
-        return (await self.compress(text, budget_tokens=budget_tokens, ratio=None)).text
+        compressed, _ = await self.compress(text, budget_tokens=budget_tokens, ratio=None)
+        return compressed.text
 
 
 def _with_spans(db: sqlite3.Connection, rows: Sequence[int]) -> tuple[dict[int, StoredTrace], dict[int, list[Span]]]:

@@ -74,7 +74,7 @@ def test_each_step_reports_what_it_saved_and_the_last_one_ends_in_the_budget(tok
     text = "a  b   \n\n\n\n" + "```python\nx = 1  # one\n```\n" + "word " * 400
     compressed = compress(text, budget_tokens=100, tokenizer=tokenizer)
     names = [step.name for step in compressed.steps]
-    assert names == ["whitespace", "json", "code_comments", "repeated_lines", "head_tail"]
+    assert names == ["whitespace", "json", "code_comments", "repeated_lines", "layout", "duplicates", "docstrings", "extract", "head_tail"]
     ends = [compressed.original_tokens, *(step.tokens_after for step in compressed.steps)]
     assert [step.tokens_before for step in compressed.steps] == ends[:-1]
     assert ends[-1] == compressed.tokens
@@ -137,7 +137,7 @@ def test_the_estimate_is_a_tokenizer_like_any_other() -> None:
         ({"budget_tokens": 0}, "max_tokens", "1 or more, not 0"),
         ({"head_ratio": 1.5}, "head_ratio", "0 to 1, not 1.5"),
         ({"head_ratio": float("nan")}, "head_ratio", "not nan"),
-        ({"strategy": "extract"}, "strategy", "auto, head_tail, code"),
+        ({"strategy": "middle"}, "strategy", "auto, head_tail, extract, code"),
         ({"keep": ["absent" * 100]}, "keep", "…' is not in the text"),
         ({"keep": [""]}, "keep", "must not be empty"),
         ({"keep": ["word " * 50]}, "keep", "the budget is 20: raise max_tokens or keep less"),

@@ -138,6 +138,8 @@ def test_resources_and_prompts_are_listed(either: Talk) -> None:
     assert {template.uri_template for template in templates} == {
         "trace://{+trace_id}",
         "episode://{+episode_id}/handoff",
+        "prompt://{original_id}",
+        "prompt://{original_id}/{part}",
         "tracebank://stats{?section}",
     }
     assert all(template.mime_type in ("application/json", "text/plain") and template.title for template in templates)

@@ -92,3 +92,11 @@ def test_the_doctor_finds_everything_well(meaning_home: Home) -> None:
     examined = meaning_home.run("doctor", "--json")
     assert examined.code == 0, examined
     assert all(finding["well"] for finding in json.loads(examined.out))
+
+
+def test_a_prompt_keeps_what_answers_the_question_by_meaning(deep: Talk) -> None:
+    """The engine's model reads its sentences: this question shares no word with the answer."""
+    topics = ("harbour", "glacier", "violin", "orchard", "furnace", "library", "volcano", "railway", "monastery", "lighthouse")
+    text = "\n\n".join([*(f"The {topic} was closed on Sundays." for topic in topics), "A physician cured her illness.", "It rained."])
+    compressed = deep.call("compress_prompt", text=text, ratio=0.3, query="doctor healing the sick")
+    assert "physician" in compressed["text"]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from counting import tokens_in
+from mcp.shared.exceptions import MCPError
 from talk import Talk, text_of
 
 PROSE = "\n\n".join(
@@ -61,7 +62,7 @@ def test_a_text_that_fits_comes_back_as_it_is(either: Talk) -> None:
         assert compressed["tokens"] == compressed["original_tokens"]
 
 
-@pytest.mark.parametrize("strategy", ["auto", "head_tail", "code"])
+@pytest.mark.parametrize("strategy", ["auto", "head_tail", "extract", "code"])
 def test_what_is_to_be_kept_survives(either: Talk, strategy: str) -> None:
     """Each substring, letter by letter, wherever it stands."""
     keep = ["the record of 203 dives stands", "Paragraph 41.", "sea was rough"]
@@ -97,3 +98,27 @@ def test_what_was_saved_is_in_the_stats(talk: Talk) -> None:
     after = talk.call("stats", section="compression")["compression"]
     assert after["tokens_in"] - before["tokens_in"] == compressed["original_tokens"]
     assert after["tokens_out"] - before["tokens_out"] == compressed["tokens"]
+
+
+def test_nothing_is_gone_that_was_to_be_kept(either: Talk) -> None:
+    """The whole prompt and the part behind each mark are resources."""
+    compressed = either.call("compress_prompt", text=PROSE, max_tokens=400, keep_original=True)
+    address = f"prompt://{compressed['original_id']}"
+    assert either.read(address) == PROSE
+    assert "[…1]" in compressed["text"]
+    assert either.read(f"{address}/1") in PROSE
+
+
+@pytest.mark.parametrize("address", ["prompt://unknown", "prompt://unknown/1"])
+def test_an_unknown_prompt_is_an_error_that_says_where_ids_come_from(either: Talk, address: str) -> None:
+    """With a part or without one."""
+    with pytest.raises(MCPError, match="take the id from compress_prompt"):
+        either.read(address)
+
+
+def test_a_part_that_is_not_there_is_told_with_the_parts_that_are(talk: Talk) -> None:
+    """Zero, too many, no number."""
+    compressed = talk.call("compress_prompt", text=PROSE, max_tokens=400, keep_original=True)
+    for part in ("0", "9999", "x"):
+        with pytest.raises(MCPError, match="its cuts are 1 to"):
+            talk.read(f"prompt://{compressed['original_id']}/{part}")

@@ -11,7 +11,7 @@ from tracebank.errors import InputError
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
 from tracebank.records import check_fraction, check_int, check_list, check_text, given, shown
 
-STRATEGIES = ("auto", "head_tail", "code")
+STRATEGIES = ("auto", "head_tail", "extract", "code")
 MAX_BUDGET = 10_000_000
 
 
@@ -31,6 +31,7 @@ class CompressPromptResult(BaseModel):
     tokens: int
     tokenizer: str
     steps: list[Step]
+    original_id: str | None = None
 
 
 async def compress_prompt(
@@ -42,8 +43,9 @@ async def compress_prompt(
     strategy: Annotated[Any, argument(enum=list(STRATEGIES))] = None,
     head_ratio: Annotated[Any, argument("Share for the beginning; default 0.6", type="number", minimum=0, maximum=1)] = None,
     keep: Annotated[Any, argument("Substrings that must survive", type="array", items={"type": "string"})] = None,
+    keep_original: Annotated[Any, argument("Whole at prompt://{original_id}", type="boolean")] = None,
 ) -> Annotated[CallToolResult, CompressPromptResult]:
-    """Shorten a long prompt, log or document to a token budget: first what costs no meaning, then its middle."""
+    """Shorten a long prompt, log or document to a token budget: first what costs no meaning, then what matters least."""
     engine = session_of(ctx).engine
     limits, defaults = engine.limits, engine.settings.compression
     text = check_text("text", text, max_chars=limits.prompt_bytes)
@@ -51,13 +53,17 @@ async def compress_prompt(
         raise InputError("max_tokens", "give max_tokens or ratio, not both")
     if given({"strategy": strategy}, "strategy", "auto") not in STRATEGIES:
         raise InputError("strategy", f"must be one of {', '.join(STRATEGIES)}, not {shown(strategy)}")
+    if keep_original not in (None, True, False):
+        raise InputError("keep_original", f"must be true or false, not {shown(keep_original)}")
     if query is not None:
-        check_text("query", query, max_chars=limits.query_chars)
-    compressed = await engine.compress(
+        query = check_text("query", query, max_chars=limits.query_chars)
+    compressed, original_id = await engine.compress(
         text,
         budget_tokens=None if max_tokens is None else check_int("max_tokens", max_tokens, 1, MAX_BUDGET),
         ratio=None if ratio is None else check_fraction("ratio", ratio, low_open=True),
         strategy=strategy or "auto",
+        query=query or "",
+        keep_original=keep_original is True,
         head_ratio=defaults.head_ratio if head_ratio is None else check_fraction("head_ratio", head_ratio),
         keep=[
             check_text(f"keep[{i}]", k, min_chars=1, max_chars=limits.prompt_bytes)
@@ -71,6 +77,7 @@ async def compress_prompt(
         tokens=compressed.tokens,
         tokenizer=compressed.tokenizer,
         steps=steps,
+        original_id=original_id,
     )
     return reply(result, compressed.text)
 

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-from tracebank.compression.draft import Draft, Goal, Step
-from tracebank.compression.segments import Kind, Segment, as_code, located, merged_spans, split
+from tracebank.compression.draft import Cut, Draft, Goal, Step
+from tracebank.compression.extract.relevance import Meaning
+from tracebank.compression.extract.rendering import Mark, bare_mark
+from tracebank.compression.segments import Kind, Segment, Span, as_code, located, merged_spans, split
 from tracebank.compression.steps.code import without_comments
+from tracebank.compression.steps.docstrings import first_lines
+from tracebank.compression.steps.duplicates import said_once
+from tracebank.compression.steps.extract import extracted
 from tracebank.compression.steps.head_tail import CODE_BORDERS, TEXT_BORDERS, cut_middle
 from tracebank.compression.steps.json_minify import minified
+from tracebank.compression.steps.layout import compact
 from tracebank.compression.steps.repeats import folded
 from tracebank.compression.steps.whitespace import tidied
 from tracebank.errors import InputError
@@ -19,7 +25,7 @@ from tracebank.errors import InputError
 if TYPE_CHECKING:
     from tracebank.tokens import Tokenizer
 
-Strategy = Literal["auto", "head_tail", "code"]
+Strategy = Literal["auto", "head_tail", "extract", "code"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 _SHOWN_CHARS = 60
@@ -36,13 +42,18 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compressed:
-    """A text within its budget. `steps` is empty when the text fitted and is therefore unchanged."""
+    """A text within its budget. `steps` is empty when the text fitted and is therefore unchanged.
+
+    `gaps` are the spans of `cut_from` that are left out, in the order of their marks; `cut_from` is the text after the lossless steps.
+    """
 
     text: str
     original_tokens: int
     tokens: int
     tokenizer: str
     steps: tuple[StepReport, ...]
+    cut_from: str = ""
+    gaps: tuple[Span, ...] = ()
 
 
 def compress(
@@ -53,11 +64,17 @@ def compress(
     strategy: Strategy = "auto",
     head_ratio: float = 0.6,
     keep: Sequence[str] = (),
+    query: str = "",
+    meaning: Meaning | None = None,
+    ends: tuple[float, float] = (0.2, 0.2),
+    mark: Mark = bare_mark,
 ) -> Compressed:
     """Return `text` in at most `budget_tokens` tokens, each of `keep` in it byte for byte.
 
-    `auto` runs every lossless step, then cuts the middle; `head_tail` only cuts; `code` takes a text without fences as
-    code and prefers to cut between its blocks.
+    `auto` runs every lossless step, then keeps the units that answer `query` (or say most), and cuts the middle where
+    whole units do not fit; `extract` does so at once; `head_tail` only cuts; `code` takes a text without fences as code
+    and prefers to cut between its blocks. `meaning` embeds texts; without it words alone decide. `ends` are the shares of
+    the budget for instructions at the beginning and the request at the end.
 
     Raises: InputError if an argument is out of range, or if `keep` is not in the text or does not fit.
     """
@@ -69,7 +86,10 @@ def compress(
     reports: list[StepReport] = []
     if draft.tokens > budget_tokens:
         protected = tuple(text[start:end] for start, end in spans)
-        goal = Goal(budget_tokens=budget_tokens, tokenizer=tokenizer, head_ratio=head_ratio, protected=protected)
+        goal = Goal(
+            budget_tokens=budget_tokens, tokenizer=tokenizer, head_ratio=head_ratio, protected=protected, query=query, meaning=meaning,
+            head_share=ends[0], tail_share=ends[1], mark=mark,
+        )  # fmt: skip
         _check_fit(goal)
         draft = Draft(segments=_segmented(text, strategy, spans), text=text, tokens=draft.tokens)
         draft, reports = _run(_STEPS[strategy], draft, goal)
@@ -79,7 +99,15 @@ def compress(
         tokens=draft.tokens,
         tokenizer=tokenizer.name,
         steps=tuple(reports),
+        cut_from=text if draft.cut_from is None else draft.cut_from,
+        gaps=draft.gaps,
     )
+
+
+def shortened(text: str, steps: Sequence[Step], tokenizer: Tokenizer) -> tuple[Draft, list[StepReport]]:
+    """Run all of the steps on a text, as if there were no end to what has to be saved."""
+    goal = Goal(budget_tokens=0, tokenizer=tokenizer, head_ratio=0.5, protected=())
+    return _run(steps, Draft(segments=split(text), text=text, tokens=tokenizer.count(text)), goal)
 
 
 def _run(steps: Sequence[Step], draft: Draft, goal: Goal) -> tuple[Draft, list[StepReport]]:
@@ -93,11 +121,16 @@ def _run(steps: Sequence[Step], draft: Draft, goal: Goal) -> tuple[Draft, list[S
     return draft, reports
 
 
-def _better(draft: Draft, segments: tuple[Segment, ...], goal: Goal) -> Draft:
+def _better(draft: Draft, result: tuple[Segment, ...] | Cut | None, goal: Goal) -> Draft:
     """Return the new draft if it is the shorter one. A shorter text can have more tokens: then the old one stays."""
-    if segments == draft.segments:
+    if result is None or result == draft.segments:
         return draft
-    after = Draft.of(segments, goal.tokenizer)
+    if isinstance(result, Cut):
+        whole = (Segment(kind=Kind.PROSE, body=result.text),)
+        tokens = goal.tokenizer.count(result.text)
+        after = Draft(segments=whole, text=result.text, tokens=tokens, cut_from=draft.text, gaps=result.gaps)
+    else:
+        after = Draft.of(result, goal.tokenizer)
     return after if after.tokens < draft.tokens else draft
 
 
@@ -114,23 +147,27 @@ def _changed(change: Callable[[Segment], str], segment: Segment) -> Segment:
     return segment if lost else segment.with_body(body)
 
 
-_SPARING = (
+LOSSLESS = (
     Step("whitespace", partial(_each, tidied)),
     Step("json", partial(_each, minified)),
     Step("code_comments", partial(_each, without_comments)),
     Step("repeated_lines", partial(_each, folded)),
+    Step("layout", partial(_each, compact)),
+    Step("duplicates", said_once),
+    Step("docstrings", partial(_each, first_lines)),
 )
 
 # The last step of each must reach the budget whatever it is given.
 _STEPS: dict[Strategy, tuple[Step, ...]] = {
-    "auto": (*_SPARING, Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
+    "auto": (*LOSSLESS, Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
+    "extract": (Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
     "head_tail": (Step("head_tail", partial(cut_middle, TEXT_BORDERS)),),
-    "code": (_SPARING[2], Step("head_tail", partial(cut_middle, CODE_BORDERS))),
+    "code": (LOSSLESS[2], LOSSLESS[-1], Step("head_tail", partial(cut_middle, CODE_BORDERS))),
 }
 
 
 def _segmented(text: str, strategy: Strategy, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:
-    if strategy == "head_tail":
+    if strategy in ("head_tail", "extract"):
         return (Segment(kind=Kind.PROSE, body=text),)
     segments = split(text, spans)
     if strategy == "code" and not any(segment.opening for segment in segments):

@@ -87,12 +87,12 @@ def located(text: str, pieces: Sequence[str]) -> list[Span] | None:
 
 def split(text: str, spans: Sequence[Span] = ()) -> tuple[Segment, ...]:
     """Split `text`. A line of prose that holds one of `spans` is kept; a block that holds one carries it with it."""
-    fences = list(_fences(text))
-    if not fences and certainly_python(text):
+    blocks = list(fences(text))
+    if not blocks and certainly_python(text):
         return (as_code(text, spans),)
     parts: list[Segment] = []
     at = 0
-    for fence in fences:
+    for fence in blocks:
         parts.extend(_prose(text, (at, fence.start), spans))
         parts.append(_block(text, fence, spans))
         at = fence.end
@@ -102,12 +102,14 @@ def split(text: str, spans: Sequence[Span] = ()) -> tuple[Segment, ...]:
 
 def as_code(text: str, spans: Sequence[Span] = ()) -> Segment:
     """Return the whole text as one block, its language guessed."""
-    whole = _Region(start=0, body_start=0, body_end=len(text), end=len(text), language=guess(text))
+    whole = Region(start=0, body_start=0, body_end=len(text), end=len(text), language=guess(text))
     return _block(text, whole, spans)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Region:
+class Region:
+    """A block within its fence: characters `start` to `end`, the code between `body_start` and `body_end`."""
+
     start: int
     body_start: int
     body_end: int
@@ -115,7 +117,7 @@ class _Region:
     language: str
 
 
-def _fences(text: str) -> Iterator[_Region]:
+def fences(text: str) -> Iterator[Region]:
     """Yield the fenced blocks. One that is never closed goes to the end of the text, as in CommonMark."""
     opened: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
@@ -132,9 +134,9 @@ def _closes(fence: re.Match[str], opened: re.Match[str]) -> bool:
     return fence["ticks"].startswith(opened["ticks"]) and not fence["info"].strip()
 
 
-def _region(opened: re.Match[str], body_end: int, end: int) -> _Region:
+def _region(opened: re.Match[str], body_end: int, end: int) -> Region:
     language = _LANGUAGE.search(opened["info"])
-    return _Region(
+    return Region(
         start=opened.start(),
         body_start=min(opened.end() + 1, body_end),
         body_end=body_end,
@@ -143,7 +145,7 @@ def _region(opened: re.Match[str], body_end: int, end: int) -> _Region:
     )
 
 
-def _block(text: str, region: _Region, spans: Sequence[Span]) -> Segment:
+def _block(text: str, region: Region, spans: Sequence[Span]) -> Segment:
     touched = _touching(spans, region.start, region.end)
     inside = all(region.body_start <= start and end <= region.body_end for start, end in touched)
     return Segment(
@@ -161,7 +163,7 @@ def _prose(text: str, span: Span, spans: Sequence[Span]) -> Iterator[Segment]:
     at, end = span
     for json_start, json_end in json_spans(text, at, end):
         yield from _lines(text, (at, json_start), spans)
-        json = _Region(start=json_start, body_start=json_start, body_end=json_end, end=json_end, language="json")
+        json = Region(start=json_start, body_start=json_start, body_end=json_end, end=json_end, language="json")
         yield _block(text, json, spans)
         at = json_end
     yield from _lines(text, (at, end), spans)

@@ -51,6 +51,11 @@ def _analyzer(*, stem: bool) -> tantivy.TextAnalyzer:
 _PLAIN, _STEMMED = _analyzer(stem=False), _analyzer(stem=True)
 
 
+def stemmed_words(text: str) -> list[str]:
+    """Return the stemmed words of a text in order, each as often as it stands there, stop words too."""
+    return list(_STEMMED.analyze(text))
+
+
 def query_terms(text: str) -> list[str]:
     """Return the distinct stemmed words of a question, in order, without stop words unless there is nothing else."""
     words = _PLAIN.analyze(text)

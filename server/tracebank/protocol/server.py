@@ -18,6 +18,7 @@ from tracebank.errors import InputError, TracebankError
 from tracebank.protocol.tools import EngineTool, ToolContext, session_of
 from tracebank.records import shown
 from tracebank.reporting import report
+from tracebank.store.originals import Original
 
 INSTRUCTIONS = """\
 Tracebank remembers what agents tried and learned. The loop: 1. Before a task that is not trivial, call retrieve with \
@@ -69,6 +70,23 @@ def build_server(tools: Sequence[EngineTool], *, shared: Session | None = None) 
         if text is None:
             raise ResourceNotFoundError(f"no open episode {shown(episode_id)}: when it is complete, read trace://{episode_id}")
         return text
+
+    async def kept(original_id: str, ctx: ToolContext) -> Original:
+        original = await session_of(ctx).engine.original(original_id)
+        if original is None:
+            raise ResourceNotFoundError(f"no prompt {shown(original_id)}: take the id from compress_prompt; old ones are let go")
+        return original
+
+    @server.resource("prompt://{original_id}", name="prompt", title="A prompt before it was shortened", mime_type="text/plain")
+    async def prompt(original_id: str, ctx: ToolContext) -> str:
+        return (await kept(original_id, ctx)).text
+
+    @server.resource("prompt://{original_id}/{part}", name="prompt part", title="What the nth cut left out", mime_type="text/plain")
+    async def prompt_part(original_id: str, part: str, ctx: ToolContext) -> str:
+        original = await kept(original_id, ctx)
+        if not part.isdecimal() or not 1 <= int(part) <= len(original.parts):
+            raise ResourceNotFoundError(f"no part {shown(part)} of prompt {original_id}: its cuts are 1 to {len(original.parts)}")
+        return original.parts[int(part) - 1]
 
     @server.resource("tracebank://stats{?section}", name="stats", title="State of the memory", mime_type="application/json")
     async def stats(ctx: ToolContext, section: str = "all") -> str:

@@ -180,6 +180,19 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (model, text_hash)
     );
     """,
+    """
+    -- Texts that were shortened, and what each shortening left out: spans is a JSON list of [start, end] in characters of
+    -- cut_from, the text after lossless steps (NULL: they changed nothing).
+    CREATE TABLE originals (text_id TEXT PRIMARY KEY, text TEXT NOT NULL, bytes INTEGER NOT NULL, used_at_ms INTEGER NOT NULL);
+    CREATE INDEX originals_by_use ON originals (used_at_ms);
+    CREATE TABLE original_cuts (
+        id TEXT PRIMARY KEY,
+        text_id TEXT NOT NULL REFERENCES originals (text_id) ON DELETE CASCADE,
+        cut_from TEXT,
+        spans TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX original_cuts_by_text ON original_cuts (text_id);
+    """,
 )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tracebank.compression.draft import Draft, Goal
-from tracebank.compression.segments import Kind, Segment, Span, located
+from tracebank.compression.draft import Cut, Draft, Goal
+from tracebank.compression.segments import Span, located
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +35,53 @@ _ROUNDS = 6
 _NEAR_ENOUGH = 0.03
 
 
-def cut_middle(borders: Sequence[Border], draft: Draft, goal: Goal) -> tuple[Segment, ...]:
+def cut_middle(borders: Sequence[Border], draft: Draft, goal: Goal) -> Cut:
     """Keep the head, the protected pieces and the tail, `goal.budget_tokens` or fewer in all.
 
     `head_ratio` of what the protected pieces and the marks leave goes to the head. The result is counted as a whole;
     as long as it is too long, head and tail shrink.
     """
     spans = located(draft.text, goal.protected) or []
-    cut = _Cut(draft=draft, goal=goal, spans=spans, mark=_affordable_mark(draft, goal, spans), borders=borders)
-    return (Segment(kind=Kind.PROSE, body=cut.best()),)
+    ends = _Ends(draft=draft, goal=goal, spans=spans, mark=_affordable_mark(draft, goal, spans), borders=borders)
+    text, kept = ends.best()
+    return Cut(text=text, gaps=tuple(_between(kept, len(draft.text))))
+
+
+def _between(spans: Sequence[Span], end: int) -> Iterator[Span]:
+    at = 0
+    for start, stop in (*spans, (end, end)):
+        if start > at:
+            yield at, start
+        at = stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Cut:
+class _Ends:
     draft: Draft
     goal: Goal
     spans: Sequence[Span]
     mark: str
     borders: Sequence[Border]
 
-    def best(self) -> str:
-        """Return the longest text found that fits; the protected pieces alone always do."""
+    def best(self) -> tuple[str, Sequence[Span]]:
+        """Return the longest text found that fits, and the spans in it; the protected pieces alone always do."""
         budget, count = self.goal.budget_tokens, self.goal.tokenizer.count
         best = _rendered(self.draft, self.goal, self.spans, self.mark)
-        best_tokens = count(best)
+        best_tokens, best_spans = count(best), self.spans
         allowance = budget - best_tokens
         for _ in range(_ROUNDS):
-            text = _rendered(self.draft, self.goal, self._with_ends(allowance), self.mark)
+            spans = self._with_ends(allowance)
+            text = _rendered(self.draft, self.goal, spans, self.mark)
             tokens = count(text)
             if best_tokens <= tokens <= budget:
-                best, best_tokens = text, tokens
+                best, best_tokens, best_spans = text, tokens, spans
             # What the ends share with protected pieces is free, so there may be room for more.
             if budget * (1 - _NEAR_ENOUGH) <= tokens <= budget:
                 break
             allowance += budget - tokens
             if allowance <= 0:
                 break
-        return best
+        return best, best_spans
 
     def _with_ends(self, allowance: int) -> list[Span]:
         text, tokenizer = self.draft.text, self.goal.tokenizer

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from tracebank.compression.segments import Kind, Segment
 
-_LOGS = frozenset(("log", "logs", "text", "txt", "plain", "plaintext", "console", "output", "terminal"))
+LOGS = frozenset(("log", "logs", "text", "txt", "plain", "plaintext", "console", "output", "terminal"))
 _MARKED = re.compile(r" \[\d+ times\]$")
 _MARK_TOKENS = 6
 _CHARS_PER_TOKEN = 4
@@ -16,7 +16,7 @@ _CHARS_PER_TOKEN = 4
 
 def folded(segment: Segment) -> str:
     """Fold equal lines in a row into one with a mark, `line [12 times]`, in prose and in fenced logs."""
-    if segment.kind is not Kind.PROSE and segment.language not in _LOGS:
+    if segment.kind is not Kind.PROSE and segment.language not in LOGS:
         return segment.body
     return "\n".join(_folded(segment.body.split("\n")))
 

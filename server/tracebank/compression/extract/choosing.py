@@ -1,0 +1,96 @@
+"""Choose units under a budget of tokens, so that together they say most and the same thing not twice.
+
+Greedy maximisation of a submodular gain per cost (Lin and Bilmes, "A Class of Submodular Functions for Document
+Summarization", ACL 2011): what a unit adds shrinks with what was chosen before. Gains are lazily renewed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tracebank.compression.extract.outline import Outline
+from tracebank.compression.extract.words import Bag
+
+# How much of its worth a unit loses whose words were all said before.
+REDUNDANCY = 0.15
+# 0 would ignore length, 1 would prefer crumbs.
+COST_POWER = 0.2
+_EPSILON = 1e-12
+
+
+@dataclass(slots=True)
+class Choice:
+    """Units chosen so far; `worth` is [len(outline.leaves)]. `spent_tokens` includes frames and marks."""
+
+    outline: Outline
+    worth: Sequence[float]
+    budget_tokens: int
+    mark_tokens: int = 1
+    order: list[int] = field(default_factory=list)
+    _brought: list[frozenset[int]] = field(default_factory=list)
+    chosen: set[int] = field(default_factory=set)
+    spent_tokens: int = 0
+    _said: set[str] = field(default_factory=set)
+
+    def take(self, position: int, *, framed: bool = True) -> None:
+        """Choose a unit, with the frames around it."""
+        self.spent_tokens += self.cost(position) if framed else self.outline.tokens[position] + self.mark_tokens
+        brought = frozenset({position, *(self.outline.units[position].frames if framed else ())} - self.chosen)
+        self.order.append(position)
+        self._brought.append(brought)
+        self.chosen |= brought
+        self._said.update(self.outline.bags[position].counts)
+
+    def drop_last(self) -> None:
+        """Give up what was chosen last, and the frames that came with it. Raises: IndexError if nothing was."""
+        self.order.pop()
+        self.chosen -= self._brought.pop()
+
+    def fits(self, position: int) -> bool:
+        """Tell whether there is room for a unit."""
+        return self.spent_tokens + self.cost(position) <= self.budget_tokens
+
+    def cost(self, position: int) -> int:
+        """Return the tokens that a unit adds: its own, those of its frames, and a mark unless it closes a gap."""
+        tokens = self.outline.tokens
+        frames = sum(tokens[frame] for frame in self.outline.units[position].frames if frame not in self.chosen)
+        beside = (position - 1 in self.chosen) + (position + 1 in self.chosen)
+        return max(1, tokens[position] + frames + (1 - beside) * self.mark_tokens)
+
+    def fill(self) -> None:
+        """Take the best units, one after the other, as long as one fits."""
+        worth = dict(zip(self.outline.leaves, self.worth, strict=True))
+        heap = [(-self._gain(leaf, worth[leaf]), leaf) for leaf in self.outline.leaves if worth[leaf] > 0 and leaf not in self.chosen]
+        heapq.heapify(heap)
+        below = self._below(leaf for _, leaf in heap)
+        while heap:
+            known, leaf = heapq.heappop(heap)
+            if leaf in self.chosen:
+                continue
+            gain = -self._gain(leaf, worth[leaf])
+            if gain > known + _EPSILON and heap and gain > heap[0][0]:
+                heapq.heappush(heap, (gain, leaf))
+            elif self.fits(leaf):
+                fresh = [frame for frame in self.outline.units[leaf].frames if frame not in self.chosen]
+                self.take(leaf)
+                # A frame is paid for once: what else stands in it has become cheaper.
+                for cheaper in (other for frame in fresh for other in below.pop(frame, ()) if other not in self.chosen):
+                    heapq.heappush(heap, (-self._gain(cheaper, worth[cheaper]), cheaper))
+
+    def _below(self, leaves: Iterable[int]) -> dict[int, list[int]]:
+        below: dict[int, list[int]] = {}
+        for leaf in leaves:
+            for frame in self.outline.units[leaf].frames:
+                below.setdefault(frame, []).append(leaf)
+        return below
+
+    def _gain(self, position: int, worth: float) -> float:
+        known = self._share_said(self.outline.bags[position])
+        return worth * (1 - REDUNDANCY * known) / float(self.cost(position) ** COST_POWER)
+
+    def _share_said(self, bag: Bag) -> float:
+        weights = self.outline.weights
+        total = sum(weights.get(stem, 0.0) for stem in bag.counts)
+        return sum(weights.get(stem, 0.0) for stem in bag.counts if stem in self._said) / total if total else 1.0

@@ -1,0 +1,74 @@
+"""`compress_prompt` for an engine: with its tokenizer, its model, its cache of vectors, and a place for what was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from anyio import from_thread, to_thread
+
+from tracebank.compression import Compressed, compress
+from tracebank.compression.extract.rendering import bare_mark, numbered_mark
+from tracebank.compression.meaning import read_in_small_batches
+from tracebank.embedding import EmbeddingService, Vectors
+from tracebank.metrics import Metrics
+from tracebank.settings import CompressionSettings
+from tracebank.store import Store, originals
+from tracebank.tokens import Tokenizer
+
+
+class Compressor:
+    """Shortens texts in threads. `embedding` is asked for each time: another model may have taken its place."""
+
+    def __init__(
+        self,
+        *,
+        settings: CompressionSettings,
+        store: Store,
+        metrics: Metrics,
+        tokenizer: Callable[[], Awaitable[Tokenizer]],
+        embedding: Callable[[], EmbeddingService],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._settings, self._store, self._metrics = settings, store, metrics
+        self._tokenizer, self._embedding, self._now_ms = tokenizer, embedding, now_ms
+
+    async def compress(
+        self, text: str, *, budget_tokens: int | None, ratio: float | None, keep_original: bool = False, **options: Any
+    ) -> tuple[Compressed, str | None]:
+        """Fit a text into a budget, or into a fraction of its own length. Raises: InputError, StoreError.
+
+        Returns the id of what was cut, too, if it is to be kept and anything was.
+        """
+        tokenizer, settings = await self._tokenizer(), self._settings
+
+        def run() -> Compressed:
+            budget = budget_tokens
+            if budget is None:
+                budget = max(1, int(tokenizer.count(text) * (ratio or settings.ratio)))
+            return compress(
+                text, budget_tokens=budget, tokenizer=tokenizer, meaning=self._vectors_in_thread,
+                ends=(settings.head_share, settings.tail_share), mark=numbered_mark if keep_original else bare_mark, **options,
+            )  # fmt: skip
+
+        with self._metrics.timed("compress_prompt"):
+            compressed = await to_thread.run_sync(run)
+            original_id = await self._keep(text, compressed) if keep_original and compressed.text != text else None
+        self._metrics.count("compressed_tokens_in", compressed.original_tokens)
+        self._metrics.count("compressed_tokens_out", compressed.tokens)
+        return compressed, original_id
+
+    async def original(self, original_id: str) -> originals.Original | None:
+        """Return what `compress` has kept under an id; None where there is nothing (any more)."""
+        return await self._store.read(lambda db: originals.get(db, original_id))
+
+    async def _keep(self, text: str, compressed: Compressed) -> str:
+        settings, now_ms = self._settings, self._now_ms()
+        bounds = originals.Bounds(max_bytes=settings.originals_bytes, max_age_ms=round(settings.originals_age_s * 1000))
+        return await self._store.write(
+            lambda db: originals.put(db, text, compressed.cut_from, compressed.gaps, now_ms=now_ms, bounds=bounds)
+        )
+
+    def _vectors_in_thread(self, texts: Sequence[str]) -> Vectors | None:
+        """Embed texts from a worker thread; None where the model is not there."""
+        return from_thread.run(read_in_small_batches, self._embedding(), texts)

@@ -1,0 +1,121 @@
+"""Extraction: what is kept of a text, and with what around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tracebank.compression import compress
+from tracebank.compression.extract.rendering import numbered_mark
+from tracebank.compression.extract.units import Sort, split_units
+from tracebank.embedding.sentence import SentenceTransformerModel
+from tracebank.tokens import Tokenizer
+
+TOPICS = ("harbour", "glacier", "violin", "orchard", "furnace", "library", "volcano", "railway", "monastery", "lighthouse")
+DOCUMENTS = "\n".join(
+    f"Document [{number}](Title: The old {topic}) The {topic} was described by many travellers. It was repaired in {1800 + number}. "
+    f"Nobody knows who paid for the {topic}. Later the roof of the {topic} was painted {['red', 'green'][number % 2]}."
+    for number, topic in enumerate(TOPICS, 1)
+)
+
+
+def _extract(text: str, tokenizer: Tokenizer, budget_tokens: int, **options: object) -> str:
+    compressed = compress(text, budget_tokens=budget_tokens, tokenizer=tokenizer, strategy="extract", **options)  # type: ignore[arg-type]
+    assert tokenizer.count(compressed.text) == compressed.tokens <= budget_tokens
+    return compressed.text
+
+
+def test_units_are_the_text_again() -> None:
+    """Headings, tags, tables, turns, logs, fences and prose: nothing is lost between them."""
+    text = "# A\n\nOne. Two!\n- x\n  y\n| a |\n|---|\n| 1 |\n<d>\nz\n</d>\nAnn: hi. Bo\n```py\nx\n\ny\n```\n2026-01-01 00:00 INFO a\n\n"
+    units = split_units(text)
+    assert "".join(text[unit.start : unit.end] for unit in units) == text
+    assert {unit.sort for unit in units} == set(Sort)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "around"),
+    [
+        ("# Roof\n## Paint\nRed. Blue.\n", "Blue", ("# Roof", "## Paint")),
+        ("Ann: One. Two.\nBo: Three.\n", "Three", ("Bo:",)),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n", "| 1", ("| a | b |\n|---|---|",)),
+        ("```py\nx = 1\n\ny = 2\n```\n", "y = 2", ("```py", "```\n")),
+        ("<doc>\nText one.\n</doc>\n", "Text", ("<doc>", "</doc>")),
+        ("Rules:\n- one\n- two\n", "- two", ("Rules:",)),
+    ],
+)
+def test_what_stands_around_a_unit_comes_along(text: str, kept: str, around: Sequence[str]) -> None:
+    """Headings, speakers, a table's head, fences, tags, the line that introduces a list."""
+    units = split_units(text)
+    unit = next(unit for unit in units if unit.sort is not Sort.FRAME and text[unit.start : unit.end].startswith(kept))
+    frames = "".join(text[units[frame].start : units[frame].end] for frame in unit.frames)
+    assert all(part in frames for part in around)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Dr. Smith met J. Doe at No. 5 in the U.S. army. Then it ended.", 2),
+        ("It costs 3.5 e.g. in Rome. “Really?” She said so.", 3),
+        ("塘鹅潜入大海。它很快。", 2),
+        ("word " * 400, 5),
+    ],
+)
+def test_sentences_end_where_they_end(text: str, sentences: int) -> None:
+    """Not after abbreviations and initials; a very long one comes in pieces."""
+    assert len(split_units(text)) == sentences
+
+
+def test_the_sentence_that_answers_survives_with_its_title(tokenizer: Tokenizer) -> None:
+    """Found by words alone, in the middle, at an eighth of the length."""
+    text = _extract(DOCUMENTS, tokenizer, tokenizer.count(DOCUMENTS) // 8, query="When was the furnace repaired?")
+    assert "Title: The old furnace" in text
+    assert "repaired in 1805" in text
+
+
+def test_meaning_finds_what_no_word_says(tokenizer: Tokenizer, model: SentenceTransformerModel) -> None:
+    """The question shares no word with the answer."""
+    text = "\n\n".join([*(f"The {topic} was closed on Sundays." for topic in TOPICS), "A physician cured her illness.", "It rained."])
+
+    def meaning(texts: Sequence[str]) -> NDArray[np.float32]:
+        return model.encode(texts)
+
+    assert "physician" in _extract(text, tokenizer, tokenizer.count(text) // 4, query="doctor healing the sick", meaning=meaning)
+
+
+def test_instructions_and_the_request_stay(tokenizer: Tokenizer) -> None:
+    """Whatever lies between them."""
+    text = f"You are a careful surveyor. Never guess.\n\n{DOCUMENTS}\n\nWrite a report of what was painted green."
+    short = _extract(text, tokenizer, tokenizer.count(text) // 4)
+    assert short.startswith("You are a careful surveyor. Never guess.")
+    assert short.endswith("Write a report of what was painted green.")
+
+
+def test_without_a_question_many_documents_have_a_say(tokenizer: Tokenizer) -> None:
+    """Not the first ones only: what is said again in other words has to wait."""
+    assert len(re.findall("Document", _extract(DOCUMENTS, tokenizer, tokenizer.count(DOCUMENTS) // 3))) >= 5
+
+
+def test_code_is_cut_between_its_blocks_only(tokenizer: Tokenizer) -> None:
+    """What is left of a fence still parses, and the fence is closed."""
+    code = "\n\n".join(f"def f{number}(a):\n    b = a + {number}\n\n    return b" for number in range(40))
+    text = f"Look at this.\n\n```python\n{code}\n```\n\nWhat does f7 return?"
+    fenced = re.search(r"```python\n(.*?)```", _extract(text, tokenizer, 400, query="What does f7 return?"), re.DOTALL)
+    assert fenced
+    compile(fenced[1].replace("…\n", ""), "fenced", "exec")
+    assert "def f7" in fenced[1]
+
+
+def test_gaps_are_what_the_marks_stand_for(tokenizer: Tokenizer) -> None:
+    """Put back in place of the marks they make the text again, up to white space."""
+    budget = tokenizer.count(DOCUMENTS) // 3
+    compressed = compress(DOCUMENTS, budget_tokens=budget, tokenizer=tokenizer, strategy="extract", mark=numbered_mark)
+    text = compressed.text
+    for number, (start, end) in enumerate(compressed.gaps, 1):
+        assert f"[…{number}]" in text
+        text = text.replace(f"[…{number}]", compressed.cut_from[start:end])
+    assert text.split() == DOCUMENTS.split()

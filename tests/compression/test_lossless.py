@@ -1,0 +1,95 @@
+"""Layout, what was said before, and docstrings."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tracebank.compression.draft import Draft
+from tracebank.compression.pipeline import LOSSLESS, shortened
+from tracebank.compression.segments import as_code, split
+from tracebank.compression.steps.docstrings import first_lines
+from tracebank.compression.steps.layout import compact
+from tracebank.tokens import Tokenizer
+
+PROMPTS = sorted((Path(__file__).parents[2] / "benchmarks" / "prompts").glob("*.md"))
+TRACE = (
+    "Traceback (most recent call last):\n"
+    + "".join(f'  File "/srv/app/module_{n}.py", line {n}, in run\n' for n in range(6))
+    + "ValueError: 7"
+)
+
+
+def _short(text: str, tokenizer: Tokenizer) -> str:
+    return shortened(text, LOSSLESS, tokenizer)[0].text
+
+
+@pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
+def test_names_and_numbers_of_realistic_prompts_survive(tokenizer: Tokenizer, path: Path) -> None:
+    """Outside of comments and docstrings, and JSON has the same values."""
+    text = path.read_text(encoding="utf-8")
+    short = _short(text, tokenizer)
+    prose = re.sub(r"```py.*?```", "", text, flags=re.DOTALL)
+    for word in set(re.findall(r"\d+|(?<=[a-z] )[A-Z]\w+", prose)):
+        assert re.search(rf"(?<!\d){word}(?!\d)", short), word
+    for before, after in zip(
+        re.findall(r"```json\n(.*?)```", text, re.DOTALL), re.findall(r"```json\n(.*?)```", short, re.DOTALL), strict=True
+    ):
+        assert json.loads(before) == json.loads(after)
+    assert tokenizer.count(short) < 0.9 * tokenizer.count(text)
+
+
+def test_a_stack_trace_is_shown_once(tokenizer: Tokenizer) -> None:
+    """Then a note says how many lines stand above, and where they begin."""
+    short = _short(f"first\n{TRACE}\nsecond\n{TRACE}\nthird\n", tokenizer)
+    assert short.count("module_3.py") == 1
+    assert "second\n[8 lines as above: Traceback (most recent call last): …]\nthird" in short
+
+
+@pytest.mark.parametrize(
+    ("again", "folded"),
+    [
+        ("Check the replication lag before each batch of rows, then pause above 2 seconds and ask in the channel.", True),
+        ("Check replication lag before each batches of row, then pause above 3 seconds and ask in the channel.", False),
+        ("Check replication lag before each batch of rows, then do not pause above 2 seconds and ask in the channel.", False),
+    ],
+)
+def test_a_paragraph_that_says_the_same_stands_once(tokenizer: Tokenizer, again: str, folded: bool) -> None:
+    """Articles and endings do not count; a number or a negation does."""
+    first = "Check replication lag before each batch of rows, then pause above 2 seconds and ask in the channel."
+    assert ("[as above: Check" in _short(f"{first}\n\nBetween.\n\n{again}\n", tokenizer)) is folded
+
+
+def test_tables_rules_and_dates_are_written_briefly() -> None:
+    """Cells, times and what is in code stay as they are."""
+    text = (
+        "| a   | b  |\n|:----|----|\n| 1   | x  |\n---------\n[2026-01-02 03:04:05] x\n[2026-01-02 03:04:06] y\n[2026-01-02 03:04:07] z\n"
+    )
+    (segment,) = split(text)
+    assert compact(segment) == "|a|b|\n|:---|---|\n|1|x|\n---\n[2026-01-02 03:04:05] x\n[03:04:06] y\n[03:04:07] z\n"
+    (block,) = split("```c\n| a   |\n```")
+    assert compact(block) == block.body
+
+
+def test_docstrings_keep_their_first_line_and_the_code_its_tree() -> None:
+    """In real modules: nothing but docstrings differs."""
+    shorter = 0
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[20:45]:
+        code = path.read_text(encoding="utf-8")
+        after = first_lines(as_code(code))
+        assert [type(node) for node in ast.walk(ast.parse(after))] == [type(node) for node in ast.walk(ast.parse(code))]
+        shorter += len(after) < len(code)
+    assert shorter > 5
+
+
+def test_what_is_short_already_stays(tokenizer: Tokenizer) -> None:
+    """Running the steps again changes nothing."""
+    for path in PROMPTS:
+        once = _short(path.read_text(encoding="utf-8"), tokenizer)
+        assert Draft.of(split(once), tokenizer).text == once
+        assert _short(once, tokenizer) == once
