@@ -45,7 +45,7 @@ class Calls(Counter[str]):
         self._monkeypatch = monkeypatch
         self._count("words", engine.words, "query")
         self._count("vectors", engine.vectors, "query")
-        self._count("model", engine.embedding, "embed_questions")
+        self._count("model", engine.embedding, "read_questions")
 
     def _count(self, name: str, owner: Any, method: str) -> None:
         original = getattr(owner, method)

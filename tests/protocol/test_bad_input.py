@@ -118,7 +118,7 @@ COMPRESS_PROMPT: dict[str, tuple[dict[str, Any], str]] = {
     "ratio above 1": ({"ratio": 1.1}, "ratio: must be a number above 0 up to 1, not 1.1"),
     "ratio a text": ({"ratio": "half"}, "ratio: must be a number above 0 up to 1, not 'half'"),
     "head_ratio above 1": ({"head_ratio": 2}, "head_ratio: must be a number from 0 up to 1, not 2"),
-    "unknown strategy": ({"strategy": "magic"}, "strategy: must be one of auto, head_tail, code, not 'magic'"),
+    "unknown strategy": ({"strategy": "magic"}, "strategy: must be one of auto, head_tail, extract, code, not 'magic'"),
     "query a number": ({"query": 5}, "query: must be a string, not a number"),
     "keep a string": ({"keep": "a"}, "keep: must be a list, not a string"),
     "keep a number": ({"keep": [5]}, "keep[0]: must be a string, not a number"),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import TinyModel, cut, put, tiny_vector, trace
+from samples import TinyModel, cut, model_of, put, tiny_vector, trace
 
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingService, TokenVectors, Vectors, packed
 from tracebank.index import ChromaVectorIndex, IndexedTrace, TantivyWordIndex
+from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
 from tracebank.retrieval import Ranked, Retriever
@@ -97,7 +98,7 @@ async def test_a_synonym_is_found_where_neither_the_words_nor_the_whole_text_tel
     embedding = EmbeddingService(lambda: model, name="tiny", cache_bytes=100_000, metrics=Metrics(), clock=time.monotonic)
     embedding.start()
     await embedding.loaded()
-    model_id = await store.write(lambda db: vectors.model_id(db, "tiny"))
+    model_id = await model_of(store, "tiny")
     tasks = ["repair the old bicycle", "repair the old automobile"] + [f"water plant number {i}" for i in range(5)]
     values = [trace(f"{i}", task=task, content="", lessons=(), occurred_at_ms=i * 10**7) for i, task in enumerate(tasks)]
     rows = [added.row for added in await put(store, *values)]
@@ -113,7 +114,7 @@ async def test_a_synonym_is_found_where_neither_the_words_nor_the_whole_text_tel
     hashes = {text_hash(c.text): c.text for v in values for c in cut(v)}
     await store.write(lambda db: vectors.put(db, model_id, {h: tiny_vector(text) for h, text in hashes.items()}))
     retriever = Retriever(store=store, words=words, embedding=embedding, candidates=50, metrics=Metrics())
-    retriever.attach(index, model_id)
+    retriever.attach(Meaning(index, embedding, model_id))
     before = (await retriever.search(["repair the old car"], [1], Filters())).ranking
     assert [found.row for found in before[:2]] == rows[:2]
     await store.write(lambda db: vectors.put_tokens(db, model_id, {h: tokens_of(text).codes for h, text in hashes.items()}))

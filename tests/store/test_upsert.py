@@ -312,7 +312,7 @@ async def test_readers_cannot_write(store: Store) -> None:
 async def test_token_vectors_are_kept_by_chunk_and_go_with_it(store: Store) -> None:
     """A text without tokens has none, and that is kept too; of a text that nobody has, nothing is."""
     (added,) = await put(store, trace(task="kept", content="", lessons=()))
-    model = await store.write(lambda db: vectors.model_id(db, "tiny"))
+    model = await model_of(store, "tiny")
     codes = np.arange(96, dtype=np.uint8).reshape(3, 32)
     kept = {text_hash("kept"): codes, text_hash("nobody has this"): codes}
     await store.write(lambda db: vectors.put_tokens(db, model, kept))
