@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import hashlib
+import shutil
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from tracebank.chunking import Chunk, chunks_of, word_spans
-from tracebank.embedding import Prompts, Vectors
+from tracebank.embedding import Prompts, Vectors, load_model
 from tracebank.engine import Engine
 from tracebank.errors import EmbeddingError
 from tracebank.index import IndexedTrace
 from tracebank.records import Lesson, Limits, Outcome, Trace, parse_trace
-from tracebank.settings import Settings, load_settings
+from tracebank.settings import EmbeddingSettings, Settings, load_settings
 from tracebank.store import Added, Store, StoredTrace, models, outbox, traces
 
 LIMITS = Limits()
@@ -91,6 +95,15 @@ def tiny_vector(text: str) -> Vectors:
     for word in text.lower().split():
         vector[hashlib.blake2b(word.encode(), digest_size=1).digest()[0] % TinyModel.dim] += 1
     return vector / np.float32(np.linalg.norm(vector))
+
+
+@functools.cache
+def exported_models() -> Path:
+    """Return the directory with the export of the bundled model, made once by a child process as the engine does it."""
+    directory = Path(tempfile.mkdtemp(prefix="tracebank-models-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    load_model(EmbeddingSettings(engine="onnx", device="cpu"), directory)
+    return directory
 
 
 async def put(store: Store, *values: Trace, priority: int = outbox.INTERACTIVE, now_ms: int = NOW_MS) -> list[Added]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from samples import exported_models
 
 COMMAND = str(Path(sys.executable).with_name("tracebank"))
 
@@ -17,8 +19,9 @@ COMMAND = str(Path(sys.executable).with_name("tracebank"))
 def test_every_engine_is_measured_with_every_length(tmp_path: Path) -> None:
     """As JSON; nothing but that is on standard output."""
     done = subprocess.run(
-        [COMMAND, "--data-dir", str(tmp_path), "bench", "embedding", "--quick", "--json"], capture_output=True, encoding="utf-8", check=True
-    )
+        [COMMAND, "--data-dir", str(tmp_path), "bench", "embedding", "--quick", "--json"],
+        env={**os.environ, "TRACEBANK_EMBEDDING__CACHE_DIR": str(exported_models())}, capture_output=True, encoding="utf-8", check=True,
+    )  # fmt: skip
     rows = json.loads(done.stdout)
     assert [row["engine"] for row in rows] == ["torch", "fp32", "int8"]
     for row in rows:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from samples import exported_models
 
 from tracebank.embedding import EmbeddingModel, Prompts, load_model, unpacked, vectors_name
 from tracebank.embedding.export import SAMPLES, lost_leads
@@ -50,11 +51,9 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the export of the bundled model, made by a child process as the engine does it."""
-    directory = tmp_path_factory.mktemp("models")
-    load_model(settings_of(engine="onnx"), directory)
-    return directory
+def models() -> Path:
+    """The directory with the export of the bundled model."""
+    return exported_models()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from samples import exported_models
+
 COMMAND = str(shutil.which("tracebank", path=str(Path(sys.executable).parent)))
 WAIT_S = 60.0
 """How long a test waits for an answer that comes at once on a fast machine."""
@@ -72,9 +74,10 @@ def home(directory: Path, *, meaning: bool = False, path: Path | None = None, **
         paths.append(stub)
     # A machine with a network behaves as one without: nothing is downloaded.
     environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _NOWHERE)
-    # An export of the model takes half a minute, and every directory here would make its own. On a busy machine a search
-    # may have to wait long for the caller's own writes.
-    environment |= {"TRACEBANK_EMBEDDING__ENGINE": "torch", "TRACEBANK_RETRIEVAL__WAIT_MS": "60000"}
+    # An export of the model takes half a minute, and every directory here would make its own: one serves all. On a busy
+    # machine a search may have to wait long for the caller's own writes.
+    model = {"TRACEBANK_EMBEDDING__CACHE_DIR": str(exported_models())} if meaning else {"TRACEBANK_EMBEDDING__ENGINE": "torch"}
+    environment |= {**model, "TRACEBANK_RETRIEVAL__WAIT_MS": "60000"}
     environment |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "TRACEBANK_DATA_DIR": str(directory / "data"), **variables}
     opened = Home(data_dir=directory / "data", environment=environment)
     try:
