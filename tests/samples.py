@@ -65,6 +65,7 @@ class TinyModel:
     dim = 64
     prompts = Prompts()
     batch_tokens = 2_048
+    concurrency = 1
     unseen_tokens = 0
 
     def __init__(self) -> None:

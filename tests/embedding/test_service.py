@@ -89,6 +89,34 @@ async def test_a_question_overtakes_bulk_work() -> None:
         assert len(await bulk) == 20
 
 
+async def test_a_question_is_computed_beside_a_document_where_the_model_can_do_both() -> None:
+    """It need not even wait for the batch in work; a second question waits for the first."""
+
+    class Wide(TinyModel):
+        concurrency = 2
+
+        def encode(self, texts: Sequence[str]) -> Vectors:
+            if texts[0].startswith("chunk"):
+                return super().encode(texts)
+            self.asked.append(list(texts))
+            return np.stack([tiny_vector(text) for text in texts])
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[list[str]] = []
+
+    model = Wide()
+    async with serving(model) as service:
+        model.gate.clear()
+        bulk = asyncio.create_task(service.embed_chunks(["chunk"]))
+        await entered(model)
+        assert np.array_equal((await service.embed_questions(["what now?"]))[0], tiny_vector("what now?"))
+        assert not bulk.done()
+        model.gate.set()
+        await bulk
+    assert model.asked == [["what now?"]]
+
+
 async def test_questions_of_several_callers_share_a_batch() -> None:
     """Those that came while the model was busy; each gets its own."""
     model = TinyModel()

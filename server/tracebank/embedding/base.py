@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 
 # On a processor more texts at a time are not faster, only larger, and let a question wait for longer.
-CPU_BATCH_TOKENS = 256
+CPU_BATCH_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Prompts:
 
 
 class EmbeddingModel(Protocol):
-    """A loaded model. `encode` blocks and is called from one thread at a time."""
+    """A loaded model. `encode` blocks, and is called from so many threads at a time as `concurrency` says."""
 
     @property
     def name(self) -> str:
@@ -41,6 +41,10 @@ class EmbeddingModel(Protocol):
     @property
     def batch_tokens(self) -> int:
         """How many tokens, with their padding, it computes at a time at its best."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many batches it can compute at a time."""
 
     @property
     def unseen_tokens(self) -> int:

@@ -38,6 +38,11 @@ class MatryoshkaModel:
         return self._model.batch_tokens
 
     @property
+    def concurrency(self) -> int:
+        """Return how many batches it can compute at a time."""
+        return self._model.concurrency
+
+    @property
     def unseen_tokens(self) -> int:
         """Return how many tokens were beyond what it can see."""
         return self._model.unseen_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,15 @@ class OnnxModel:
     """An `EmbeddingModel` on ONNX Runtime; pooling and normalisation are part of the graph."""
 
     batch_tokens = CPU_BATCH_TOKENS
+    # A session and a tokenizer may be used from several threads: a question need not wait for an import's batch.
+    concurrency = 2
 
     def __init__(
         self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, *, name: str, dim: int, precision: str, prompts: Prompts
     ) -> None:
         self.name, self.dim, self.precision, self.prompts = name, dim, precision, prompts
         self.unseen_tokens = 0
+        self._counting = threading.Lock()
         self._session, self._tokenizer = session, tokenizer
         self._inputs = [node.name for node in session.get_inputs()]
 
@@ -93,7 +97,9 @@ class OnnxModel:
 
     def _feed(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
         # What was cut off is no special token and no padding.
-        self.unseen_tokens += sum(cut.special_tokens_mask.count(0) for encoding in encodings for cut in encoding.overflowing)
+        unseen = sum(cut.special_tokens_mask.count(0) for encoding in encodings for cut in encoding.overflowing)
+        with self._counting:
+            self.unseen_tokens += unseen
         rows = {
             "input_ids": lambda: [encoding.ids for encoding in encodings],
             "attention_mask": lambda: [encoding.attention_mask for encoding in encodings],

@@ -60,6 +60,8 @@ def identity(model: str, revision: str = "") -> str:
 class SentenceTransformerModel:
     """An `EmbeddingModel` on torch; on an accelerator in half precision."""
 
+    concurrency = 1
+
     def __init__(self, model: SentenceTransformer, name: str, prompts: Prompts) -> None:
         self._model = model
         self.name, self.prompts = name, prompts

@@ -1,8 +1,9 @@
 """One queue in front of the model, shared by all callers.
 
-Questions go before documents and share a batch with each other; documents are put together by length, whoever
-they come from, in batches so small that a question waits for a few milliseconds at most. A text that several callers
-want is embedded once. The model loads in the background; until it is there, what comes waits for it.
+Questions share a batch with each other; documents are put together by length, whoever they come from. A model that can
+compute two batches at a time gives questions one place and documents the other; with any other model questions go first,
+and wait for one small batch at most. A text that several callers want is embedded once. The model loads in the background;
+until it is there, what comes waits for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
@@ -99,8 +101,9 @@ class EmbeddingService:
         self._wanted: dict[str, _Wanted] = {}
         self._questions: dict[str, _Wanted] = {}
         self._documents: dict[str, _Wanted] = {}
-        self._wake, self._room = asyncio.Event(), asyncio.Event()
-        self._one_at_a_time = CapacityLimiter(1)
+        self._wakes: list[asyncio.Event] = []
+        self._room = asyncio.Event()
+        self._computing = CapacityLimiter(1)
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -111,7 +114,7 @@ class EmbeddingService:
     async def close(self) -> None:
         """Let the batch in work finish; who still waits hears an EmbeddingError."""
         self._closing = True
-        self._wake.set()
+        self._wake()
         if self._task is not None:
             if not self._settled.is_set():
                 # Loading cannot be interrupted; its thread ends with the process.
@@ -209,12 +212,16 @@ class EmbeddingService:
         elif urgent and self._documents.pop(text, None) is not None:
             self._questions[text] = wanted
         wanted.waiters.append(future := asyncio.get_running_loop().create_future())
-        self._wake.set()
+        self._wake()
         return future
+
+    def _wake(self) -> None:
+        for event in self._wakes:
+            event.set()
 
     async def _run(self) -> None:
         started = time.perf_counter()
-        model = await to_thread.run_sync(_loaded, self._load, limiter=self._one_at_a_time, abandon_on_cancel=True)
+        model = await to_thread.run_sync(_loaded, self._load, limiter=self._computing, abandon_on_cancel=True)
         if isinstance(model, TracebankError):
             self._failure, self._closing = model, True
             self._settled.set()
@@ -223,22 +230,30 @@ class EmbeddingService:
         self._metrics.observe("model_load", (time.perf_counter() - started) * 1e3)
         self._model = model
         self._settled.set()
+        both = (self._questions, self._documents)
+        self._computing.total_tokens = model.concurrency
+        async with asyncio.TaskGroup() as group:
+            for lines in zip(both) if model.concurrency > 1 else (both,):
+                group.create_task(self._work(model, lines))
+
+    async def _work(self, model: EmbeddingModel, lines: Sequence[dict[str, _Wanted]]) -> None:
+        """Serve these lines, the first before the next, until the end."""
         max_tokens = self._batch_tokens or model.batch_tokens
+        self._wakes.append(wake := asyncio.Event())
         while not self._closing:
-            if batch := self._next(max_tokens):
+            if batch := self._next(lines, max_tokens):
                 await self._serve(model, batch)
             else:
-                self._wake.clear()
-                await self._wake.wait()
+                wake.clear()
+                await wake.wait()
 
-    def _next(self, max_tokens: int) -> list[_Wanted]:
-        """Take the next batch out of its line: all questions, or some documents of like length."""
-        line = self._questions or self._documents
-        waiting = list(line.values()) if line is self._questions else [w for w, _ in zip(line.values(), range(SORTED_TEXTS), strict=False)]
+    def _next(self, lines: Sequence[dict[str, _Wanted]], max_tokens: int) -> list[_Wanted]:
+        """Take the next batch out of the first line where somebody waits: texts of like length."""
+        line = next((line for line in lines if line), {})
+        waiting = list(islice(line.values(), SORTED_TEXTS))
         wanted = [w for w in waiting if not all(waiter.done() for waiter in w.waiters)]
         for abandoned in set(waiting) - set(wanted):
             del line[abandoned.text], self._wanted[abandoned.text]
-        # Questions are few and short; but a caller may ask fifty, and they may be long.
         batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=max_tokens)] if wanted else []
         for taken in batch:
             del line[taken.text]
@@ -247,7 +262,7 @@ class EmbeddingService:
 
     async def _serve(self, model: EmbeddingModel, batch: Sequence[_Wanted]) -> None:
         started = time.perf_counter()
-        outcome = await to_thread.run_sync(_encoded, model, [w.text for w in batch], limiter=self._one_at_a_time)
+        outcome = await to_thread.run_sync(_encoded, model, [w.text for w in batch], limiter=self._computing)
         if isinstance(outcome, TracebankError) and len(batch) > 1 and not self._closing:
             # One text's fault is nobody else's.
             for wanted in batch:
