@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"caching", "tokens", "metrics", "chunking"}),
     frozenset({"store", "index", "embedding", "meaning", "llm"}),
     frozenset({"retrieval", "compression", "learning", "indexer", "work"}),
-    frozenset({"engine", "compressor", "reporting", "model_change", "semantics"}),
+    frozenset({"engine", "forgetting", "compressor", "reporting", "model_change", "semantics"}),
     frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli", "bench", "remote", "serving"}),
 )
 FLOOR_OF = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -56,7 +56,9 @@ log = logging.getLogger(__name__)
 STORE_NAME, JOURNAL_NAME = "tracebank.sqlite3", "journal"
 # Below this a text is chunked and counted on the event loop: a thread would cost more.
 SMALL_CHARS = 20_000
-CACHED_RANKINGS = 200
+# For the pages behind the first, which are asked for soon or never.
+RANKINGS_BYTES = 4_194_304
+RANKED_BYTES = 500
 # Above every number of the outbox: all that somebody waits for, but no bulk work.
 EVERYTHING = 2**62
 FORGET_TIMEOUT_S = 60.0
@@ -124,8 +126,12 @@ class Engine:
         self.plugins: dict[str, Any] = {}
         self.tokenizers = TokenizerLoader(settings.tokens.encoding, cache_dir=settings.data_dir / "tiktoken")
         cache = settings.cache
-        self.results: LruCache[object, Retrieved] = LruCache(capacity=cache.results, ttl_s=cache.results_ttl_s, clock=time.monotonic)
-        self.rankings: LruCache[object, Searched] = LruCache(capacity=CACHED_RANKINGS, ttl_s=cache.results_ttl_s, clock=time.monotonic)
+        self.results: LruCache[object, Retrieved] = LruCache(
+            capacity=cache.results, max_bytes=cache.results_bytes, size_of=_answer_bytes, ttl_s=cache.results_ttl_s, clock=time.monotonic
+        )
+        self.rankings: LruCache[object, Searched] = LruCache(
+            max_bytes=RANKINGS_BYTES, size_of=_ranking_bytes, ttl_s=cache.results_ttl_s, clock=time.monotonic
+        )
         self.spaces: dict[str, int] = {}
         self._generations: dict[int, int] = {}
         # The last trace that somebody waits for, and up to where words are known to be searchable.
@@ -505,6 +511,15 @@ class Engine:
     async def _shortened(self, text: str, budget_tokens: int) -> str:
         compressed, _ = await self.compress(text, budget_tokens=budget_tokens, ratio=None)
         return compressed.text
+
+
+def _answer_bytes(key: object, answer: Retrieved) -> int:
+    # The text is held twice: as a whole and in the results.
+    return 2 * len(answer.page.text.encode("utf-8", "replace")) + RANKED_BYTES * (1 + len(answer.page.results))
+
+
+def _ranking_bytes(key: object, searched: Searched) -> int:
+    return RANKED_BYTES * (1 + len(searched.ranking))
 
 
 def _with_spans(db: sqlite3.Connection, rows: Sequence[int]) -> tuple[dict[int, StoredTrace], dict[int, list[Span]]]:

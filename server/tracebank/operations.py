@@ -8,21 +8,19 @@ import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from tracebank.engine import Session, new_trace_id
 from tracebank.errors import InputError
-from tracebank.records import Trace, check_id, check_list, parse_time, parse_trace, shown
+from tracebank.forgetting import forget as forget_traces
+from tracebank.records import Trace, check_id, parse_trace, shown
 from tracebank.reporting import examine, report
-from tracebank.retrieval.request import parse_filters
 from tracebank.store import lesson_groups, outbox, traces
 from tracebank.store.outbox import Sink
 
 Events = AsyncIterator[dict[str, Any]]
 PROGRESS_S = 0.2
-SAMPLE = 10
 # How bytes that are no UTF-8 arrive ("surrogateescape").
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 INDEXING_TIMEOUT_S = 24 * 3_600
@@ -109,36 +107,10 @@ async def search(session: Session, arguments: Mapping[str, Any]) -> Events:
     yield {"results": results, "note": found.note, "meaning": found.dense, "next_cursor": found.next_cursor, "text": found.page.text}
 
 
-async def forget(
-    session: Session,
-    *,
-    trace_ids: Sequence[str] = (),
-    namespace: str | None = None,
-    tags: Sequence[str] | None = None,
-    outcome: str | Sequence[str] | None = None,
-    before: str | None = None,
-    dry_run: bool = True,
-) -> Events:
+async def forget(session: Session, **criteria: Any) -> Events:
     """Delete traces by id or by namespace, tags, outcome and before; with `dry_run` only say which."""
-    engine = session.engine
-    filters = parse_filters({"tags": tags, "outcome": outcome}, engine.limits)
-    if before is not None:
-        filters = replace(filters, until_ms=parse_time("before", before) - 1)
-    ids = [check_id(f"trace_ids[{i}]", trace_id, engine.limits) for i, trace_id in enumerate(check_list("trace_ids", trace_ids, 10_000))]
-    names = [] if namespace is None else [check_id("namespace", namespace, engine.limits)]
-    if not ids and not filters and not names:
-        raise InputError("trace_ids", "say what to forget: ids, or a namespace, tags, an outcome or a time")
-    if ids and filters:
-        raise InputError("trace_ids", "give ids or a filter, not both")
-
-    def matching(db: sqlite3.Connection) -> tuple[list[int], list[dict[str, str]]]:
-        rows = traces.rows_of(db, ids, names) if ids else traces.matching(db, filters, namespaces=names)
-        sample = traces.load(db, rows[:SAMPLE])
-        return rows, [{"trace_id": s.trace.trace_id, "namespace": s.trace.namespace, "task": s.trace.task[:160]} for s in sample.values()]
-
-    rows, sample = await engine.store.read(matching)
-    deleted = 0 if dry_run else await engine.forget(rows)
-    yield {"matched": len(rows), "deleted": deleted, "sample": sample}
+    done = await forget_traces(session.engine, **criteria)
+    yield {"matched": done.matched, "deleted": done.deleted, "sample": list(done.sample)}
 
 
 async def stats(session: Session, section: str = "all") -> Events:

@@ -238,6 +238,13 @@ def check_int(name: str, value: object, low: int, high: int) -> int:
     return value
 
 
+def check_bool(name: str, value: object) -> bool:
+    """Return `value` if it is true or false. Raises: InputError."""
+    if not isinstance(value, bool):
+        raise InputError(name, f"must be true or false, not {shown(value)}")
+    return value
+
+
 def check_fraction(name: str, value: object, *, low_open: bool = False) -> float:
     """Return `value` if it is a number in [0, 1], or (0, 1] with `low_open`. Raises: InputError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or (low_open and value == 0):

@@ -85,6 +85,7 @@ class CacheSettings(_Section):
     """The in-process caches (LRU, with an age limit)."""
 
     results: int = Field(1_000, ge=0, le=1_000_000, description="answers kept")
+    results_bytes: int = Field(16_777_216, ge=0, le=2**40, description="memory for them")
     results_ttl_s: float = Field(3_600, gt=0, description="seconds that an answer is kept")
     query_vectors_bytes: int = Field(4_194_304, ge=0, le=2**40, description="memory for the vectors of questions")
 

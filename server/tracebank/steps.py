@@ -14,6 +14,7 @@ from tracebank.records import (
     Lesson,
     Limits,
     Outcome,
+    check_bool,
     check_fraction,
     check_id,
     check_lessons,
@@ -97,7 +98,7 @@ def _parse_step(name: str, item: object, limits: Limits) -> Step:
         action=check_text(f"{name}.action", item["action"], min_chars=1, max_chars=limits.action_chars),
         observation=check_text(f"{name}.observation", given(item, "observation", ""), max_chars=limits.observation_chars),
         thought=check_text(f"{name}.thought", given(item, "thought", ""), max_chars=limits.action_chars),
-        ok=None if item.get("ok") is None else _check_bool(f"{name}.ok", item["ok"]),
+        ok=None if item.get("ok") is None else check_bool(f"{name}.ok", item["ok"]),
         duration_ms=None if item.get("duration_ms") is None else _check_duration(f"{name}.duration_ms", item["duration_ms"]),
     )
 
@@ -128,15 +129,9 @@ def parse_feedback(raw: Mapping[str, Any], *, limits: Limits) -> Feedback:
         raise InputError("trace_ids", "must not be an empty list: give the ids of the memories, as retrieve returned them")
     return Feedback(
         trace_ids=tuple(dict.fromkeys(check_id(f"trace_ids[{i}]", item, limits) for i, item in enumerate(items))),
-        helpful=_check_bool("helpful", raw["helpful"]),
+        helpful=check_bool("helpful", raw["helpful"]),
         note=check_text("note", given(raw, "note", ""), max_chars=limits.note_chars),
     )
-
-
-def _check_bool(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(name, f"must be true or false, not {shown(value)}")
-    return value
 
 
 def _check_duration(name: str, value: object) -> float:

@@ -17,11 +17,19 @@ TITLES = {
     "complete_episode": "End an episode",
     "compress_prompt": "Shorten a prompt",
     "feedback": "Rate memories",
+    "forget": "Forget memories",
     "log_steps": "Log steps",
     "retrieve": "Recall memories",
     "stats": "State of the memory",
 }
-WRITING = {"add_trace": True, "complete_episode": True, "feedback": False, "log_steps": False}  # and whether twice is as good as once
+# Those that write, and whether twice is as good as once.
+WRITING = {
+    "add_trace": True,
+    "complete_episode": True,
+    "feedback": False,
+    "forget": True,
+    "log_steps": False,
+}
 TOOLS_LIST_BYTES = 8_000
 
 
@@ -71,7 +79,7 @@ def test_every_tool_is_listed_with_its_title(either: Talk) -> None:
 
 
 def test_annotations_tell_what_a_tool_does_to_the_memory(either: Talk) -> None:
-    """Some write, and destroy nothing; nothing reaches out of the machine."""
+    """Some write, and one of them destroys; nothing reaches out of the machine."""
     for name, tool in tools_of(either).items():
         annotations = tool.annotations
         assert annotations is not None
@@ -79,7 +87,7 @@ def test_annotations_tell_what_a_tool_does_to_the_memory(either: Talk) -> None:
         assert annotations.open_world_hint is False
         # The other two hints mean something only for what writes; a client takes silence for "destructive".
         if name in WRITING:
-            assert annotations.destructive_hint is False
+            assert annotations.destructive_hint is (name == "forget")
             assert annotations.idempotent_hint is WRITING[name]
 
 
@@ -120,7 +128,7 @@ def test_only_what_is_needed_is_required(talk: Talk, tool: str) -> None:
     """A call with the one necessary argument is a whole call."""
     required = {
         "add_trace": ["task"], "complete_episode": ["episode_id", "outcome"], "compress_prompt": ["text"],
-        "feedback": ["trace_ids", "helpful"], "log_steps": [], "retrieve": ["query"], "stats": [],
+        "feedback": ["trace_ids", "helpful"], "forget": [], "log_steps": [], "retrieve": ["query"], "stats": [],
     }  # fmt: skip
     assert tools_of(talk)[tool].input_schema.get("required", []) == required[tool]
 
