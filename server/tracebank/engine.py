@@ -36,7 +36,7 @@ from tracebank.errors import DataDirError
 from tracebank.gate import Gate
 from tracebank.index import TantivyWordIndex, VectorIndex
 from tracebank.indexer import Indexer
-from tracebank.learning import Completed, Episode, Episodes, Judge, Learner, Reflector, StepLog, StepReflector
+from tracebank.learning import Completed, Episode, Episodes, Judge, Learner, ModelReflector, Reflector, StepLog, StepReflector
 from tracebank.llm import LlmClient, Spending, World
 from tracebank.locking import DataDirLock
 from tracebank.meaning import Meaning
@@ -162,7 +162,7 @@ class Engine:
         )
         self.llm = LlmClient(llm, world)
         # Whoever learns more from an episode than its steps show is put before the one who reads the steps.
-        self.reflectors: list[Reflector] = [StepReflector()]
+        self.reflectors: list[Reflector] = [*([ModelReflector(self.llm)] if self.llm.configured else ()), StepReflector()]
         self.learner = self._learner()
 
     def _learner(self) -> Learner:

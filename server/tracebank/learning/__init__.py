@@ -4,6 +4,7 @@ from tracebank.learning.completion import Judge
 from tracebank.learning.episodes import Completed, Episodes
 from tracebank.learning.journal import Journal
 from tracebank.learning.learner import Context, Learner
+from tracebank.learning.model_reflector import ModelReflector
 from tracebank.learning.reflection import Attempt, Reflection, Reflector, StepReflector
 from tracebank.learning.step_log import Episode, StepLog
 
@@ -16,6 +17,7 @@ __all__ = [
     "Journal",
     "Judge",
     "Learner",
+    "ModelReflector",
     "Reflection",
     "Reflector",
     "StepLog",
