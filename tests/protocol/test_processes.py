@@ -109,7 +109,7 @@ def test_each_client_is_offered_its_own_tools(connect: Connect, words_home: Home
     with connect(words_home, era, TRACEBANK_TOOLS="retrieve, stats") as talk, connect(words_home, era) as other:
         assert [tool.name for tool in talk.ask(talk.client.list_tools).tools] == ["retrieve", "stats"]
         assert talk.refusal("add_trace", task="Not offered") == "Unknown tool: add_trace"
-        assert len(other.ask(other.client.list_tools).tools) == 7
+        assert len(other.ask(other.client.list_tools).tools) == 8
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,8 @@ def test_each_client_is_offered_its_own_tools(connect: Connect, words_home: Home
     [
         (
             {"TRACEBANK_TOOLS": "retrieve,remember"},
-            "'remember' is not a tool; the tools are add_trace, complete_episode, compress_prompt, feedback, log_steps, retrieve, stats",
+            "'remember' is not a tool; the tools are add_trace, complete_episode, compress_prompt, feedback, forget, log_steps, "
+            "retrieve, stats",
         ),
         ({"TRACEBANK_NAMESPACE": "a\tb"}, "must be one line without control characters or outer spaces"),
     ],
@@ -196,7 +197,7 @@ def test_a_client_of_either_era_goes_on_after_its_engine_was_killed(connect: Con
                 raise
             talk.call("add_trace", task="After the kill", trace_id="after")
         assert sorted(talk.found(query="the kill")) == ["after", "before"]
-        assert len(talk.ask(talk.client.list_tools, cache_mode="bypass").tools) == 7
+        assert len(talk.ask(talk.client.list_tools, cache_mode="bypass").tools) == 8
 
 
 def test_stop_ends_the_engine_and_the_next_call_starts_another(living_home: Home) -> None:

@@ -89,7 +89,7 @@ OTHERS = {
     "not_there": "parrot:NOT_THERE", "half": "half:TOOL", "absent": "no_such_module:TOOL",
 }  # fmt: skip
 TOOLS = [
-    "add_trace", "complete_episode", "compress_prompt", "feedback", "log_steps", "retrieve", "stats", "echo", "fail", "leave",
+    "add_trace", "complete_episode", "compress_prompt", "feedback", "forget", "log_steps", "retrieve", "stats", "echo", "fail", "leave",
 ]  # fmt: skip
 
 
