@@ -31,8 +31,8 @@ from tracebank.settings import EmbeddingSettings, IndexSettings
 
 COMMAND = Path(sys.executable).with_name("tracebank")
 EXAMPLES = Path(__file__).parent.parent / "examples" / "traces.jsonl"
-# Freed memory is handed back every five seconds.
-REST_S = 12.0
+# Freed memory is handed back every five seconds, and writers after fifteen without a call.
+REST_S = 25.0
 MODEL_ALONE = """
 import json, os, sys, time
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -63,6 +63,7 @@ RANKED_BYTES = 500
 EVERYTHING = 2**62
 FORGET_TIMEOUT_S = 60.0
 TRIM_EVERY_S = 5.0
+QUIET_TURNS = 3
 # Memories that a client was shown lately: those of them that its next successful episode may owe something to.
 RECALLED_TRACES = 20
 # Traces that an episode is compared with.
@@ -258,12 +259,15 @@ class Engine:
         self.rankings.clear()
 
     async def _give_memory_back(self) -> None:
-        """Hand back what is free, every few seconds in which something was done."""
-        done = 0
+        """Hand back what is free, every few seconds in which something was done; at rest also what only writing needs."""
+        done, quiet = 0, 0
         while True:
             await asyncio.sleep(TRIM_EVERY_S)
-            if (now := self.metrics.total) != done:
-                done = now
+            quiet = 0 if self.metrics.total != done else quiet + 1
+            done = self.metrics.total
+            if quiet == QUIET_TURNS:
+                await to_thread.run_sync(self.words.rest)
+            if quiet in (0, QUIET_TURNS):
                 await to_thread.run_sync(memory.give_back)
 
     def session(self, namespace: str | None = None) -> Session:

@@ -220,3 +220,16 @@ def test_rare_words_tell_more_than_common_ones(index: TantivyWordIndex) -> None:
     assert form == common
     assert none == 0
     assert index.idf(2, ["common"]) == index.idf(2, ["nowhere"])
+
+
+def test_an_index_at_rest_is_searched_and_written_as_before(tmp_path: Path) -> None:
+    """It has only let go of what writing needs; resting twice, or before anything was written, does no harm."""
+    index = TantivyWordIndex(tmp_path / "words")
+    index.rest()
+    index.apply(1, [indexed(1, "a kiwi")], [])
+    index.rest()
+    index.rest()
+    assert set(index.query(1, "kiwi", 5, Filters()).traces) == {1}
+    index.apply(1, [indexed(2, "another kiwi")], [])
+    assert set(index.query(1, "kiwi", 5, Filters()).traces) == {1, 2}
+    index.close()

@@ -247,6 +247,11 @@ class TantivyWordIndex:
             set_aside(self._directory)
             self._fresh = True
 
+    def rest(self) -> None:
+        """Let go of the writers, which take 15 MB each; the next write opens another, in 40 ms."""
+        with self._writing, self._lock:
+            self._release(keep=0)
+
     def close(self) -> None:
         """Let go of readers and writers."""
         with self._writing, self._lock:
