@@ -463,6 +463,34 @@ async def test_what_cannot_be_opened_is_told_and_leaves_no_lock(tmp_path: Path, 
             pass
 
 
+async def test_a_cut_waits_for_the_model_a_lossless_fit_does_not(tmp_path: Path, load_with: LoadWith) -> None:
+    """Nor does one that only cuts the middle; and nobody waits for longer than is set."""
+    arrived = threading.Event()
+
+    def load() -> EmbeddingModel:
+        assert arrived.wait(WAIT_S)
+        return TinyModel()
+
+    load_with(load)
+    text = "The valve leaks. The pump hums. " * 40
+    options: dict[str, Any] = {"budget_tokens": 40, "ratio": None, "query": "what leaks?"}
+    async with Engine.open(settings_of(tmp_path, compression={"model_wait_s": WAIT_S})) as engine:
+        await engine.compress("short", **options)
+        await engine.compress(text, **options, strategy="head_tail")
+        cut = asyncio.create_task(engine.compress(text, **options))
+        async with asyncio.timeout(WAIT_S):
+            while len(engine.embedding._settled._waiters) < 2:  # noqa: ASYNC110 - the other is the engine itself
+                await asyncio.sleep(0)
+        assert not cut.done()
+        arrived.set()
+        compressed, _ = await cut
+        assert "leaks" in compressed.text
+    arrived.clear()
+    async with Engine.open(settings_of(tmp_path / "impatient", compression={"model_wait_s": 0})) as engine:
+        assert "leaks" in (await engine.compress(text, **options))[0].text
+        arrived.set()
+
+
 async def test_closing_while_the_model_is_loading_waits_for_nothing(tmp_path: Path, load_with: LoadWith) -> None:
     """Who is served meanwhile hears of it; what was stored is there at the next start."""
     arrived = threading.Event()

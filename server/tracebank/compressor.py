@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from anyio import from_thread, to_thread
@@ -11,10 +13,14 @@ from tracebank.compression import Compressed, compress
 from tracebank.compression.extract.rendering import bare_mark, numbered_mark
 from tracebank.compression.meaning import read_in_small_batches
 from tracebank.embedding import EmbeddingService, Vectors
+from tracebank.errors import TracebankError
 from tracebank.metrics import Metrics
 from tracebank.settings import CompressionSettings
 from tracebank.store import Store, originals
 from tracebank.tokens import Tokenizer
+
+# Those whose cuts the model has a say in.
+READING_STRATEGIES = ("auto", "extract")
 
 
 class Compressor:
@@ -43,9 +49,10 @@ class Compressor:
         tokenizer, settings = await self._tokenizer(), self._settings
 
         def run() -> Compressed:
-            budget = budget_tokens
-            if budget is None:
-                budget = max(1, int(tokenizer.count(text) * (ratio or settings.ratio)))
+            tokens = tokenizer.count(text)
+            budget = max(1, int(tokens * (ratio or settings.ratio))) if budget_tokens is None else budget_tokens
+            if tokens > budget and options.get("strategy", "auto") in READING_STRATEGIES:
+                from_thread.run(self._wait_for_model)
             return compress(
                 text, budget_tokens=budget, tokenizer=tokenizer, meaning=self._vectors_in_thread,
                 ends=(settings.head_share, settings.tail_share), mark=numbered_mark if keep_original else bare_mark, **options,
@@ -68,6 +75,12 @@ class Compressor:
         return await self._store.write(
             lambda db: originals.put(db, text, compressed.cut_from, compressed.gaps, now_ms=now_ms, bounds=bounds)
         )
+
+    async def _wait_for_model(self) -> None:
+        """Wait, bounded, for a model that is still loading: by words alone a cut keeps less."""
+        with suppress(TimeoutError, TracebankError):
+            async with asyncio.timeout(self._settings.model_wait_s):
+                await self._embedding().loaded()
 
     def _vectors_in_thread(self, texts: Sequence[str]) -> Vectors | None:
         """Embed texts from a worker thread; None where the model is not there."""

@@ -258,6 +258,7 @@ class Indexer:
         cached = await self._store.read(lambda db: _kept(db, meaning, set(hashes.values())))
         missing = [text for text in texts if hashes[text] not in cached]
         self._metrics.count("chunk_vectors_cached", len(texts) - len(missing))
+        self._metrics.count("chunk_vectors_missed", len(missing))
         fresh = dict(zip(missing, await meaning.embedding.read_chunks(missing), strict=True))
         embedded = {text: fresh[text].vector if text in fresh else cached[hashes[text]] for text in texts}
         await to_thread.run_sync(meaning.index.apply, work.namespace_id, work.upserts(embedded), work.removals, limiter=self._limiter[sink])

@@ -89,7 +89,12 @@ async def _embedding(engine: Engine) -> dict[str, Any]:
         "next": await _next_model(engine),
         "unseen_tokens": engine.embedding.model.unseen_tokens if engine.embedding.model else 0,
         "vectors_from_cache": counters.get("chunk_vectors_cached", 0),
+        "vectors_hit_rate": _share(counters.get("chunk_vectors_cached", 0), counters.get("chunk_vectors_missed", 0)),
     }
+
+
+def _share(part: int, rest: int) -> float:
+    return round(part / (part + rest), 4) if part else 0.0
 
 
 async def _next_model(engine: Engine) -> dict[str, Any] | None:

@@ -110,6 +110,7 @@ class CompressionSettings(_Section):
     ratio: float = Field(0.7, gt=0, le=1, description="fraction of the tokens kept")
     head_ratio: float = Field(0.6, ge=0, le=1, description="share of the budget for the beginning when the middle is cut")
     head_share: float = Field(0.2, ge=0, le=1, description="share of the budget that instructions at the beginning may take")
+    model_wait_s: float = Field(5.0, ge=0, le=120, description="how long a cut waits for a model that is still loading")
     originals_bytes: int = Field(64 * 1_048_576, ge=0, description="bytes of whole prompts that are kept for `keep_original`")
     originals_age_s: float = Field(7 * 86_400.0, gt=0, description="seconds that a whole prompt is kept after its last use")
     tail_share: float = Field(0.2, ge=0, le=1, description="share of the budget that the request at the end may take")
