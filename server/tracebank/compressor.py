@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from anyio import from_thread, to_thread
 
 from tracebank.compression import Compressed, compress
+from tracebank.compression.draft import WordModel
 from tracebank.compression.extract.rendering import bare_mark, numbered_mark
 from tracebank.compression.meaning import read_in_small_batches
-from tracebank.embedding import EmbeddingService, Vectors
+from tracebank.embedding import Embedded, EmbeddingService
+from tracebank.embedding.token_classifier import TokenClassifier
 from tracebank.errors import TracebankError
 from tracebank.metrics import Metrics
 from tracebank.settings import CompressionSettings
@@ -21,6 +26,11 @@ from tracebank.tokens import Tokenizer
 
 # Those whose cuts the model has a say in.
 READING_STRATEGIES = ("auto", "extract")
+# Shorter texts take less time than somebody takes to look up.
+LONG_CHARS = 50_000
+
+# Hears how much is done, 0 to 1, and the name of the step.
+Listener = Callable[[float, str], Coroutine[Any, Any, None]]
 
 
 class Compressor:
@@ -38,24 +48,37 @@ class Compressor:
     ) -> None:
         self._settings, self._store, self._metrics = settings, store, metrics
         self._tokenizer, self._embedding, self._now_ms = tokenizer, embedding, now_ms
+        self._word_model: TokenClassifier | None = None
+        self._loading = threading.Lock()
 
     async def compress(
-        self, text: str, *, budget_tokens: int | None, ratio: float | None, keep_original: bool = False, **options: Any
+        self,
+        text: str,
+        *,
+        budget_tokens: int | None,
+        ratio: float | None,
+        keep_original: bool = False,
+        listener: Listener | None = None,
+        **options: Any,
     ) -> tuple[Compressed, str | None]:
-        """Fit a text into a budget, or into a fraction of its own length. Raises: InputError, StoreError.
+        """Fit a text into a budget, or into a fraction of its own length. `listener` hears of a long one how far it is.
 
         Returns the id of what was cut, too, if it is to be kept and anything was.
+        Raises: InputError, StoreError, ModelLoadError where a model of words is set and cannot be loaded.
         """
         tokenizer, settings = await self._tokenizer(), self._settings
+        told = _Told(listener if len(text) >= LONG_CHARS else None)
 
         def run() -> Compressed:
             tokens = tokenizer.count(text)
             budget = max(1, int(tokens * (ratio or settings.ratio))) if budget_tokens is None else budget_tokens
-            if tokens > budget and options.get("strategy", "auto") in READING_STRATEGIES:
+            reads = tokens > budget and options.get("strategy", "auto") in READING_STRATEGIES
+            if reads:
                 from_thread.run(self._wait_for_model)
             return compress(
-                text, budget_tokens=budget, tokenizer=tokenizer, meaning=self._vectors_in_thread,
-                ends=(settings.head_share, settings.tail_share), mark=numbered_mark if keep_original else bare_mark, **options,
+                text, budget_tokens=budget, tokenizer=tokenizer, meaning=partial(self._vectors_in_thread, told),
+                ends=(settings.head_share, settings.tail_share), mark=numbered_mark if keep_original else bare_mark,
+                words=self._words() if reads else None, progress=told.step, **options,
             )  # fmt: skip
 
         with self._metrics.timed("compress_prompt"):
@@ -82,6 +105,34 @@ class Compressor:
             async with asyncio.timeout(self._settings.model_wait_s):
                 await self._embedding().loaded()
 
-    def _vectors_in_thread(self, texts: Sequence[str]) -> Vectors | None:
+    def _words(self) -> WordModel | None:
+        """Return the model of words, if one is set; the first call loads it."""
+        directory = self._settings.token_model
+        if not directory:
+            return None
+        with self._loading:
+            if self._word_model is None:
+                self._word_model = TokenClassifier.load(Path(directory).expanduser())
+            return self._word_model.words
+
+    def _vectors_in_thread(self, told: _Told, texts: Sequence[str]) -> list[Embedded] | None:
         """Embed texts from a worker thread; None where the model is not there."""
-        return from_thread.run(read_in_small_batches, self._embedding(), texts)
+        return from_thread.run(read_in_small_batches, self._embedding(), texts, told.reading)
+
+
+class _Told:
+    """Tells a listener, whose loop is another thread's, how far a text is. Shares only grow."""
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener, self._share = listener, 0.0
+
+    def step(self, share: float, name: str) -> None:
+        """A step has ended."""
+        self._share = share
+        if self._listener is not None:
+            from_thread.run(self._listener, share, name)
+
+    async def reading(self, part: float) -> None:
+        """The model has read so much of what it has to read, which is most of the next step."""
+        if self._listener is not None:
+            await self._listener(self._share + part * (1 - self._share) / 2, "reading")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tracebank.compression import compress
 from tracebank.compression.extract.rendering import numbered_mark
 from tracebank.compression.extract.units import Sort, split_units
+from tracebank.embedding import Embedded
 from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.tokens import Tokenizer
 
@@ -81,8 +80,8 @@ def test_meaning_finds_what_no_word_says(tokenizer: Tokenizer, model: SentenceTr
     """The question shares no word with the answer."""
     text = "\n\n".join([*(f"The {topic} was closed on Sundays." for topic in TOPICS), "A physician cured her illness.", "It rained."])
 
-    def meaning(texts: Sequence[str]) -> NDArray[np.float32]:
-        return model.encode(texts)
+    def meaning(texts: Sequence[str]) -> list[Embedded]:
+        return [Embedded(vector=vector) for vector in model.encode(texts)]
 
     assert "physician" in _extract(text, tokenizer, tokenizer.count(text) // 4, query="doctor healing the sick", meaning=meaning)
 

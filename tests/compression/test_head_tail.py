@@ -87,3 +87,15 @@ def test_code_is_cut_between_its_blocks(tokenizer: Tokenizer) -> None:
     for part in re.split(r"\[….*…\]", cut):
         compile(part, "part", "exec")
         assert "def f" in part
+
+
+@pytest.mark.parametrize("budget", [200, 250, 400, 700])
+def test_a_cut_through_fenced_code_goes_between_its_blocks_and_closes_it(tokenizer: Tokenizer, budget: int) -> None:
+    """What is left of each block parses, and what follows is prose again."""
+    fenced = ["\n\n".join(f"def {name}{number}(a):\n    b = a + {number}\n    return b" for number in range(40)) for name in "fg"]
+    text = f"{'Before. ' * 20}\n```python\n{fenced[0]}\n```\n{'Between. ' * 60}\n```python\n{fenced[1]}\n```\nThe end."
+    short = compress(text, budget_tokens=budget, tokenizer=tokenizer, strategy="head_tail").text
+    assert short.endswith("The end.")
+    assert short.count("```") % 2 == 0
+    for block in re.findall(r"```python\n(.*?)```", short, re.DOTALL):
+        compile(re.sub(r"^\[?….*$", "", block, flags=re.MULTILINE), "block", "exec")

@@ -52,6 +52,20 @@ def test_json_is_found_alone_in_fences_and_between_prose() -> None:
     assert _minified('```jsonl\n{ "a": 1 }\n{ "b": 2 }\n```') == '```jsonl\n{"a":1}\n{"b":2}\n```'
 
 
+def test_letters_are_written_as_such_and_other_escapes_stay() -> None:
+    """Accents and emoji; not quotes, signs that cannot be seen, half characters, or what only looks like an escape."""
+    text = r'["caf\u00e9 \u201cNoir\u201d \ud83e\udd96", "\u0022 \u005c \u0007 \n \u200d \ud83e x \\u00e9 \u0041\ud83e"]'
+    assert minify(text) == r'["café “Noir” 🦖","\u0022 \u005c \u0007 \n \u200d \ud83e x \\u00e9 A\ud83e"]'
+    assert json.loads(minify(text)) == json.loads(text)
+
+
+def test_json_is_found_behind_what_introduces_it() -> None:
+    """Where it is drawn over lines: what stands in one line may be anything."""
+    assert _minified('Result (list): {\n  "a": [1,\n 2]\n}\nend') == 'Result (list): {"a":[1,2]}\nend'
+    for text in ('Result: { "a": 1 }\n', 'see {\n  "a": 1\n}\n'):
+        assert _minified(text) == text
+
+
 @pytest.mark.parametrize(
     "text",
     ['{ "a": 1, }', "[ see below ]\ntext", "[ link ](http://a)", "{ a: 1 }", '```js\nx = [ "a" ]\n```', "[" * 9000],

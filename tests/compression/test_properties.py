@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tracebank.compression import STRATEGIES, compress
@@ -40,6 +40,19 @@ _PIECES = st.one_of(
 )
 _TEXTS = st.lists(_PIECES, max_size=60).map("".join)
 _QUERIES = st.sampled_from(["", "When did Ann say hi?", "深い", "?"])
+_TOPICS = ("kiln", "mill", "bridge", "harbour", "school", "market", "church", "tower")
+_FACTS = (
+    "was repaired in 1805",
+    "has seven owners",
+    "burned for two days",
+    "was sold by Ann Bell",
+    "is older than the town",
+    "stands empty",
+)
+_SENTENCES = st.tuples(st.sampled_from(_TOPICS), st.sampled_from(_FACTS)).map(lambda pair: f"The {pair[0]} {pair[1]}. ")
+_DOCUMENTS = st.lists(st.lists(_SENTENCES, min_size=1, max_size=6).map("".join), min_size=2, max_size=14).map(
+    lambda documents: "\n".join(f"Document [{number}](Title: T{number}) {text}" for number, text in enumerate(documents, 1))
+)
 _settings = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 
 
@@ -69,8 +82,24 @@ def test_every_promise_holds_at_once(
 
 @_settings
 @given(text=_TEXTS, strategy=st.sampled_from(STRATEGIES))
+@example(text=" 。0000000000\x80\x80\x80𐀀0000000000 0", strategy="head_tail")
 def test_twice_the_budget_keeps_no_less(tokenizer: Tokenizer, text: str, strategy: Any) -> None:
     """More room is used; below that, a unit that does not fit may leave its room to smaller ones."""
     total = tokenizer.count(text)
     tokens = [compress(text, budget_tokens=max(1, total // part), tokenizer=tokenizer, strategy=strategy).tokens for part in (8, 4, 2, 1)]
     assert tokens == sorted(tokens)
+
+
+@_settings
+@given(text=_DOCUMENTS, topic=st.sampled_from(_TOPICS), fact=st.sampled_from(_FACTS))
+def test_what_matters_most_at_a_budget_is_there_at_twice_the_budget(tokenizer: Tokenizer, text: str, topic: str, fact: str) -> None:
+    """Of the words that were asked for, more room never keeps fewer, nor any sentence that has all of them less surely."""
+    asked, sentence = f"Which {topic} {fact}?", f"The {topic} {fact}."
+    total = tokenizer.count(text)
+    shares = []
+    for part in (8, 4, 2, 1):
+        kept = compress(text, budget_tokens=max(1, total // part), tokenizer=tokenizer, strategy="extract", query=asked).text
+        shares.append((sentence in kept, sum(word in kept for word in {topic, *fact.split()} if len(word) > 3)))
+    assert [found for found, _ in shares] == sorted(found for found, _ in shares)
+    # Words of other sentences are what is left over, so they may change places; those of the answer may not.
+    assert not shares[0][0] or all(words >= shares[0][1] for _, words in shares)

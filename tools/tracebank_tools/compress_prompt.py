@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tracebank.errors import InputError
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
-from tracebank.records import check_fraction, check_int, check_list, check_text, given, shown
+from tracebank.records import check_bool, check_fraction, check_int, check_list, check_text, given, shown
 
 STRATEGIES = ("auto", "head_tail", "extract", "code")
 MAX_BUDGET = 10_000_000
@@ -38,14 +38,14 @@ async def compress_prompt(
     ctx: ToolContext,
     text: Annotated[Any, argument("Up to 4 MiB", type="string")],
     max_tokens: Annotated[Any, argument("Budget; or give ratio", type="integer", minimum=1)] = None,
-    ratio: Annotated[Any, argument("Fraction kept; default 0.7", type="number", exclusiveMinimum=0, maximum=1)] = None,
+    ratio: Annotated[Any, argument("Fraction kept; default 0.7", type="number")] = None,
     query: Annotated[Any, argument("What the text is needed for", type="string")] = None,
     strategy: Annotated[Any, argument(enum=list(STRATEGIES))] = None,
-    head_ratio: Annotated[Any, argument("Share for the beginning; default 0.6", type="number", minimum=0, maximum=1)] = None,
-    keep: Annotated[Any, argument("Substrings that must survive", type="array", items={"type": "string"})] = None,
+    head_ratio: Annotated[Any, argument("Share for the beginning; default 0.6", type="number")] = None,
+    keep: Annotated[Any, argument("Must survive, like <keep>…</keep> in text", type="array", items={"type": "string"})] = None,
     keep_original: Annotated[Any, argument("Whole at prompt://{original_id}", type="boolean")] = None,
 ) -> Annotated[CallToolResult, CompressPromptResult]:
-    """Shorten a long prompt, log or document to a token budget: first what costs no meaning, then what matters least."""
+    """Shorten a long prompt or document to a token budget: first what costs no meaning, then what matters least."""
     engine = session_of(ctx).engine
     limits, defaults = engine.limits, engine.settings.compression
     text = check_text("text", text, max_chars=limits.prompt_bytes)
@@ -53,17 +53,17 @@ async def compress_prompt(
         raise InputError("max_tokens", "give max_tokens or ratio, not both")
     if given({"strategy": strategy}, "strategy", "auto") not in STRATEGIES:
         raise InputError("strategy", f"must be one of {', '.join(STRATEGIES)}, not {shown(strategy)}")
-    if keep_original not in (None, True, False):
-        raise InputError("keep_original", f"must be true or false, not {shown(keep_original)}")
     if query is not None:
         query = check_text("query", query, max_chars=limits.query_chars)
     compressed, original_id = await engine.compress(
         text,
         budget_tokens=None if max_tokens is None else check_int("max_tokens", max_tokens, 1, MAX_BUDGET),
         ratio=None if ratio is None else check_fraction("ratio", ratio, low_open=True),
+        listener=lambda share, name: ctx.report_progress(share, 1.0, name),
+        marked=True,
         strategy=strategy or "auto",
         query=query or "",
-        keep_original=keep_original is True,
+        keep_original=keep_original is not None and check_bool("keep_original", keep_original),
         head_ratio=defaults.head_ratio if head_ratio is None else check_fraction("head_ratio", head_ratio),
         keep=[
             check_text(f"keep[{i}]", k, min_chars=1, max_chars=limits.prompt_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,10 @@ from tracebank.compression.segments import Segment, Span
 
 if TYPE_CHECKING:
     from tracebank.tokens import Tokenizer
+
+
+# How telling each word of a text is: (start, end, probability of being kept), in order. A model's, where there is one.
+WordModel = Callable[[str], Sequence[tuple[int, int, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Goal:
     head_share: float = 0.2
     tail_share: float = 0.2
     mark: Mark = bare_mark
+    words: WordModel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ _LANGUAGES = {
     # MySQL escapes a quote by a backslash, the standard does not; PostgreSQL quotes by $tag$.
     "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", SqlLexer, r"\\'|\$\w*\$"),
     # Here-documents, and defaults such as ${a:- # b}.
-    "bash sh shell": _language("bash", BashLexer, r"<<[-~]?\s*['\"\\]?\w|\$\{[^}\n]*\s#"),
+    "bash sh shell": _language("bash", BashLexer, r"<<[-~]?\s*['\"\\]?\w|\$\{(?:[^}\n$]|\$(?!\{))*\s#"),
     "toml": _language("toml", TOMLLexer, r'"""' + r"|'''"),
 }
 _BY_ALIAS = {alias: language for aliases, language in _LANGUAGES.items() for alias in aliases.split()}
@@ -58,7 +58,7 @@ _PYTHON = re.compile(r"^(?:def |class |import |from \w|async def |@\w|if __name_
 _EVIDENCE = {
     "cpp": r"^#include [<\"]",
     "go": r"^package \w+\s*$",
-    "rust": r"^(?:pub )?(?:fn \w+.*\{|impl\b.*\{|use \w+::.*;)\s*$",
+    "rust": r"^(?:pub )?(?:fn \w.*\{|impl\b.*\{|use \w+::.*;)\s*$",
     "java": r"^(?:package [\w.]+;|import [\w.]+;|public (?:final )?(?:class|interface|enum) )",
     "javascript": r"^(?:(?:export )?(?:async )?function \w*\(.*\{|(?:const|let) \w+ = .*[;{(])\s*$",
     "sql": r"^(?:SELECT|INSERT INTO|CREATE TABLE|UPDATE|WITH)\b",

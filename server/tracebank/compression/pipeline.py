@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-from tracebank.compression.draft import Cut, Draft, Goal, Step
+from tracebank.compression.draft import Cut, Draft, Goal, Step, WordModel
 from tracebank.compression.extract.relevance import Meaning
 from tracebank.compression.extract.rendering import Mark, bare_mark
-from tracebank.compression.segments import Kind, Segment, Span, as_code, located, merged_spans, split
+from tracebank.compression.segments import Kind, Segment, Span, as_code, located, marked_regions, merged_spans, split
+from tracebank.compression.steps.boilerplate import without_boilerplate
 from tracebank.compression.steps.code import without_comments
+from tracebank.compression.steps.distil import distilled
 from tracebank.compression.steps.docstrings import first_lines
 from tracebank.compression.steps.duplicates import said_once
 from tracebank.compression.steps.extract import extracted
@@ -19,6 +21,7 @@ from tracebank.compression.steps.head_tail import CODE_BORDERS, TEXT_BORDERS, cu
 from tracebank.compression.steps.json_minify import minified
 from tracebank.compression.steps.layout import compact
 from tracebank.compression.steps.repeats import folded
+from tracebank.compression.steps.runs import folded_runs
 from tracebank.compression.steps.whitespace import tidied
 from tracebank.errors import InputError
 
@@ -28,7 +31,14 @@ if TYPE_CHECKING:
 Strategy = Literal["auto", "head_tail", "extract", "code"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
+# Hears after each step how much is done, 0 to 1, and the step's name.
+Progress = Callable[[float, str], None]
+
 _SHOWN_CHARS = 60
+
+
+def unheard(share: float, name: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +78,23 @@ def compress(
     meaning: Meaning | None = None,
     ends: tuple[float, float] = (0.2, 0.2),
     mark: Mark = bare_mark,
+    marked: bool = False,
+    words: WordModel | None = None,
+    progress: Progress = unheard,
 ) -> Compressed:
     """Return `text` in at most `budget_tokens` tokens, each of `keep` in it byte for byte.
 
     `auto` runs every lossless step, then keeps the units that answer `query` (or say most), and cuts the middle where
     whole units do not fit; `extract` does so at once; `head_tail` only cuts; `code` takes a text without fences as code
     and prefers to cut between its blocks. `meaning` embeds texts; without it words alone decide. `ends` are the shares of
-    the budget for instructions at the beginning and the request at the end.
+    the budget for instructions at the beginning and the request at the end. With `marked`, what stands between `<keep>`
+    and `</keep>` survives, too. Where there is a model of `words`, extraction takes more than fits, and the least telling
+    words of that go.
 
-    Raises: InputError if an argument is out of range, or if `keep` is not in the text or does not fit.
+    Raises: InputError if an argument is out of range, or if `keep` is not in the text, or if what must survive does not fit.
     """
     _check(budget_tokens, strategy, head_ratio)
-    spans = merged_spans(text, keep)
+    spans = merged_spans(text, keep, marked_regions(text) if marked else ())
     segments = (Segment(kind=Kind.PROSE, body=text),)
     draft = Draft(segments=segments, text=text, tokens=tokenizer.count(text))
     original_tokens = draft.tokens
@@ -88,11 +103,11 @@ def compress(
         protected = tuple(text[start:end] for start, end in spans)
         goal = Goal(
             budget_tokens=budget_tokens, tokenizer=tokenizer, head_ratio=head_ratio, protected=protected, query=query, meaning=meaning,
-            head_share=ends[0], tail_share=ends[1], mark=mark,
+            head_share=ends[0], tail_share=ends[1], mark=mark, words=words,
         )  # fmt: skip
         _check_fit(goal)
         draft = Draft(segments=_segmented(text, strategy, spans), text=text, tokens=draft.tokens)
-        draft, reports = _run(_STEPS[strategy], draft, goal)
+        draft, reports = _run(_steps(strategy, goal), draft, goal, progress)
     return Compressed(
         text=draft.text,
         original_tokens=original_tokens,
@@ -110,14 +125,15 @@ def shortened(text: str, steps: Sequence[Step], tokenizer: Tokenizer) -> tuple[D
     return _run(steps, Draft(segments=split(text), text=text, tokens=tokenizer.count(text)), goal)
 
 
-def _run(steps: Sequence[Step], draft: Draft, goal: Goal) -> tuple[Draft, list[StepReport]]:
+def _run(steps: Sequence[Step], draft: Draft, goal: Goal, progress: Progress = unheard) -> tuple[Draft, list[StepReport]]:
     reports = []
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         if draft.tokens <= goal.budget_tokens:
             break
         before = draft.tokens
         draft = _better(draft, step.run(draft, goal), goal)
         reports.append(StepReport(step.name, before, draft.tokens))
+        progress(number / len(steps), step.name)
     return draft, reports
 
 
@@ -157,13 +173,22 @@ LOSSLESS = (
     Step("docstrings", partial(_each, first_lines)),
 )
 
+# What loses only what nobody asks for. It runs once nothing else is left to save without loss.
+LEAST_LOSS = (Step("runs", partial(_each, folded_runs)), Step("boilerplate", partial(_each, without_boilerplate)))
+
+_EXTRACTION = (Step("llmlingua", distilled), Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS)))
+
 # The last step of each must reach the budget whatever it is given.
 _STEPS: dict[Strategy, tuple[Step, ...]] = {
-    "auto": (*LOSSLESS, Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
-    "extract": (Step("extract", extracted), Step("head_tail", partial(cut_middle, TEXT_BORDERS))),
+    "auto": (*LOSSLESS, *LEAST_LOSS, *_EXTRACTION),
+    "extract": _EXTRACTION,
     "head_tail": (Step("head_tail", partial(cut_middle, TEXT_BORDERS)),),
     "code": (LOSSLESS[2], LOSSLESS[-1], Step("head_tail", partial(cut_middle, CODE_BORDERS))),
 }
+
+
+def _steps(strategy: Strategy, goal: Goal) -> tuple[Step, ...]:
+    return tuple(step for step in _STEPS[strategy] if step.run is not distilled or goal.words is not None)
 
 
 def _segmented(text: str, strategy: Strategy, spans: Sequence[tuple[int, int]]) -> tuple[Segment, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -17,10 +17,14 @@ from tracebank.errors import InputError
 
 Span = tuple[int, int]
 
+# Languages of a fence that are no code: lines of their own.
+LOGS = frozenset(("log", "logs", "text", "txt", "plain", "plaintext", "console", "output", "terminal"))
+
 _SHOWN_CHARS = 60
 # The opening may follow a list mark ("- ```python"); both may be indented or quoted ("> ```").
 _FENCE = re.compile(r"^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)$", re.MULTILINE)
 _LANGUAGE = re.compile(r"[\w+#.-]+")
+_KEEP_MARK = re.compile(r"<(/?)keep>")
 
 
 class Kind(Enum):
@@ -52,15 +56,31 @@ class Segment:
         return replace(self, body=body)
 
 
-def merged_spans(text: str, keep: Sequence[str]) -> list[Span]:
-    """Return where each of `keep` first occurs, in order, those that overlap as one. Raises: InputError."""
-    merged: list[Span] = []
-    for start, end in sorted(_first(text, piece) for piece in set(keep)):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+def marked_regions(text: str) -> Iterator[Span]:
+    """Yield the regions between `<keep>` and `</keep>`, the marks with them. What is never closed is no region."""
+    opened: int | None = None
+    for mark in _KEEP_MARK.finditer(text):
+        if not mark[1]:
+            opened = mark.start() if opened is None else opened
+        elif opened is not None:
+            yield opened, mark.end()
+            opened = None
+
+
+def merged_spans(text: str, keep: Sequence[str], regions: Iterable[Span] = ()) -> list[Span]:
+    """Return where each of `keep` first occurs, and the regions, in order, those that overlap as one. Raises: InputError."""
+    return merged([*(_first(text, piece) for piece in set(keep)), *regions])
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """Return the spans in order, those that overlap as one."""
+    joined: list[Span] = []
+    for start, end in sorted(spans):
+        if joined and start < joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
-            merged.append((start, end))
-    return merged
+            joined.append((start, end))
+    return joined
 
 
 def _first(text: str, piece: str) -> Span:
@@ -146,7 +166,7 @@ def _region(opened: re.Match[str], body_end: int, end: int) -> Region:
 
 
 def _block(text: str, region: Region, spans: Sequence[Span]) -> Segment:
-    touched = _touching(spans, region.start, region.end)
+    touched = touching(spans, region.start, region.end)
     inside = all(region.body_start <= start and end <= region.body_end for start, end in touched)
     return Segment(
         kind=Kind.BLOCK if inside else Kind.KEPT,
@@ -171,7 +191,7 @@ def _prose(text: str, span: Span, spans: Sequence[Span]) -> Iterator[Segment]:
 
 def _lines(text: str, span: Span, spans: Sequence[Span]) -> Iterator[Segment]:
     at, end = span
-    for kept_start, kept_end in _touching(spans, at, end):
+    for kept_start, kept_end in touching(spans, at, end):
         start = max(at, text.rfind("\n", 0, max(kept_start, at)) + 1)
         line_end = text.find("\n", max(kept_end - 1, start), end)
         stop = end if line_end < 0 else line_end + 1
@@ -184,7 +204,7 @@ def _lines(text: str, span: Span, spans: Sequence[Span]) -> Iterator[Segment]:
         yield Segment(kind=Kind.PROSE, body=text[at:end])
 
 
-def _touching(spans: Sequence[Span], start: int, end: int) -> Sequence[Span]:
-    """Return those of the sorted `spans` that share a character with `start` to `end`."""
+def touching(spans: Sequence[Span], start: int, end: int) -> Sequence[Span]:
+    """Return those of the merged `spans` that share a character with `start` to `end`."""
     first = bisect_right(spans, start, key=lambda span: span[1])
     return spans[first : bisect_left(spans, end, key=lambda span: span[0])]

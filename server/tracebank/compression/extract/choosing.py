@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tracebank.compression.extract.outline import Outline
-from tracebank.compression.extract.words import Bag
 
 # How much of its worth a unit loses whose words were all said before.
 REDUNDANCY = 0.15
 # 0 would ignore length, 1 would prefer crumbs.
 COST_POWER = 0.2
 _EPSILON = 1e-12
+# With fewer telling words two units may be alike by chance.
+_FEWEST_TELLING = 5
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class Choice:
     chosen: set[int] = field(default_factory=set)
     spent_tokens: int = 0
     _said: set[str] = field(default_factory=set)
+    _sayings: set[frozenset[str]] = field(default_factory=set)
+    _totals: dict[int, float] = field(default_factory=dict)
 
     def take(self, position: int, *, framed: bool = True) -> None:
         """Choose a unit, with the frames around it."""
@@ -42,6 +45,7 @@ class Choice:
         self._brought.append(brought)
         self.chosen |= brought
         self._said.update(self.outline.bags[position].counts)
+        self._sayings.add(self.outline.bags[position].saying)
 
     def drop_last(self) -> None:
         """Give up what was chosen last, and the frames that came with it. Raises: IndexError if nothing was."""
@@ -67,7 +71,7 @@ class Choice:
         below = self._below(leaf for _, leaf in heap)
         while heap:
             known, leaf = heapq.heappop(heap)
-            if leaf in self.chosen:
+            if leaf in self.chosen or self._is_said(leaf):
                 continue
             gain = -self._gain(leaf, worth[leaf])
             if gain > known + _EPSILON and heap and gain > heap[0][0]:
@@ -86,11 +90,19 @@ class Choice:
                 below.setdefault(frame, []).append(leaf)
         return below
 
+    def _is_said(self, position: int) -> bool:
+        """Tell whether a unit that was chosen says the same in the same words."""
+        saying = self.outline.bags[position].saying
+        return len(saying) >= _FEWEST_TELLING and saying in self._sayings
+
     def _gain(self, position: int, worth: float) -> float:
-        known = self._share_said(self.outline.bags[position])
+        known = self._share_said(position)
         return worth * (1 - REDUNDANCY * known) / float(self.cost(position) ** COST_POWER)
 
-    def _share_said(self, bag: Bag) -> float:
-        weights = self.outline.weights
-        total = sum(weights.get(stem, 0.0) for stem in bag.counts)
-        return sum(weights.get(stem, 0.0) for stem in bag.counts if stem in self._said) / total if total else 1.0
+    def _share_said(self, position: int) -> float:
+        bag, weights = self.outline.bags[position], self.outline.weights
+        total = self._totals.get(position)
+        if total is None:
+            total = self._totals[position] = sum(weights[stem] for stem in bag.counts)
+        # In the order of the text: the sum of a set would differ with its order, which differs from process to process.
+        return sum(weights[stem] for stem in bag.counts if stem in self._said) / total if total else 1.0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tracebank.compression.extract.lines import is_source
 from tracebank.compression.extract.units import Sort, Unit, split_units
 from tracebank.compression.extract.words import Bag, Scores, rarity
 from tracebank.compression.segments import Span
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
 
 # A frame's words stand before a unit's own in what the model reads; a longer one would drown them.
 _FRAME_CHARS = 200
+# What of a frame says nothing: "Document [3](Title: …)", "## ". Without its number a passage is the same wherever it stands.
+_NAMING = re.compile(r"[#>\s]*(?:(?:[A-Z][\w-]* ?)?\[[\w.-]{1,12}\])?\s*(?:\((?:[Tt]itle: ?)?(?P<title>.*)\)[:.]?\s*\Z)?", re.DOTALL)
+# A passage that begins within a sentence has lost its beginning: so many sentences at least are taken to be missing.
+_LOST_SENTENCES = 2
+# What has no order of importance: items, rows.
+_UNORDERED = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +69,13 @@ class Outline:
         return self.text[unit.start : unit.end]
 
     def in_context(self, position: int) -> str:
-        """Return the text of a unit behind that of the frame next to it, which says whom or what it is about."""
-        unit = self.units[position]
-        around = [frame for frame in unit.frames if frame < position][-1:]
-        return " ".join([*(self.piece(frame).strip()[:_FRAME_CHARS] for frame in around), self.piece(position).strip()])
+        """Return the text of a unit behind what the frame next to it says: whom or what it is about."""
+        frame = self._around(position)
+        about = "" if frame is None else _about(self.piece(frame)[:_FRAME_CHARS])
+        return " ".join(filter(None, (about, self.piece(position).strip())))
+
+    def _around(self, position: int) -> int | None:
+        return next((frame for frame in reversed(self.units[position].frames) if frame < position), None)
 
     def spread(self, of_sections: Sequence[float] | Scores) -> Scores:
         """Return for each leaf what its section has."""
@@ -73,19 +85,40 @@ class Outline:
         return scores
 
     def early(self) -> Scores:
-        """Return 1 for the first sentence of a paragraph, 1/2 for the second, …; 1/2 for what has no such order."""
-        units = (self.units[leaf] for leaf in self.leaves)
-        return np.array([1 / (1 + unit.place) if unit.sort is Sort.SENTENCE else 0.5 for unit in units])
+        """Return 1 for the first sentence of a paragraph, 1/2 for the second, …; less where its beginning is missing."""
+        lost = self.spread([_LOST_SENTENCES * (not _begins(self.piece(self.leaves[section.members[0]]))) for section in self.sections])
+        units = [self.units[leaf] for leaf in self.leaves]
+        places = [1 / (1 + unit.place + missing) for unit, missing in zip(units, lost, strict=True)]
+        return np.where([unit.sort is Sort.SENTENCE for unit in units], places, _UNORDERED)
+
+    def said(self) -> NDArray[np.bool_]:
+        """Return which leaves belong to a turn of a dialogue, or to a field that has a name."""
+        return np.array([self._is_said(leaf) for leaf in self.leaves], bool)
+
+    def _is_said(self, position: int) -> bool:
+        frame = self._around(position)
+        return frame is not None and self.piece(frame).rstrip().endswith(":") and not is_source(self.piece(frame))
 
     def whole(self) -> Scores:
         """Return 1 for what begins and ends as a sentence does, 1/2 for half of that: a torn one says half."""
         return np.array([_wholeness(self.piece(leaf).strip()) for leaf in self.leaves])
 
 
+def _about(frame: str) -> str:
+    naming = _NAMING.match(frame)
+    assert naming is not None  # it matches nothing, too
+    about = (naming["title"] or frame[naming.end() :]).strip()
+    return f"{about}." if about[-1:].isalnum() else about
+
+
 def _wholeness(bare: str) -> float:
-    begins = not bare[:1].islower() and bare[:1] not in ",;:.)]}"
     ends = bare.rstrip("\"'”’)]*_`")[-1:] in (".", "!", "?", "。", "！", "？")
-    return (begins + ends) / 2
+    return (_begins(bare) + ends) / 2
+
+
+def _begins(piece: str) -> bool:
+    bare = piece.strip()
+    return not bare[:1].islower() and bare[:1] not in ",;:.)]}"
 
 
 def _sections(units: Sequence[Unit], bags: Sequence[Bag], leaves: Sequence[int]) -> Iterable[Section]:

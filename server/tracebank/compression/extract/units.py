@@ -7,15 +7,28 @@ a frame: it is never chosen for itself, it comes along with what is chosen below
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from tracebank.compression.segments import Region, fences
+from tracebank.compression.extract.lines import (
+    BLANK,
+    BOLD_LINE,
+    CLOSING_TAG,
+    INTRODUCTION_LEVEL,
+    ITEM,
+    LOG,
+    MARKDOWN_HEADING,
+    OPENING_TAG,
+    ROW,
+    RULE_ROW,
+    SOURCE,
+    heading_level,
+    speaker_end,
+)
+from tracebank.compression.extract.pieces import PIECE_CHARS, code_parts, sentence_pieces
+from tracebank.compression.segments import LOGS, Region, fences
 
-# Nobody misses half of a longer sentence more than the tokens it costs.
-LONGEST_CHARS = 600
-_PIECE_CHARS = 400
 # More units than this are joined to larger ones, so that time and memory are bounded for any text.
 MOST_UNITS = 20_000
 
@@ -44,44 +57,12 @@ class Unit:
     place: int = 0
 
 
-_BLANK = re.compile(r"[ \t\r]*\Z")
-_MARKDOWN_HEADING = re.compile(r"(#{1,6})[ \t]+\S|(={2,5})[ \t]*\S.*=+\s*\Z")
-_OPENING_TAG = re.compile(r"[ \t]*<([A-Za-z][\w.:-]*)(?:\s[^<>]*)?(?<!/)>[ \t\r]*\Z")
-_CLOSING_TAG = re.compile(r"[ \t]*</([A-Za-z][\w.:-]*)>[ \t\r]*\Z")
-_BOLD_LINE = re.compile(r"[ \t]*(?:\*\*[^*\n]{1,100}\*\*|__[^_\n]{1,100}__):?[ \t\r]*\Z")
-_CAPITALS = re.compile(r"[^a-z]*[A-Z]{2}[^a-z.]{0,70}\Z")
-_ITEM = re.compile(r"[ \t]*(?:[-*+•‣◦–]|\d{1,3}[.)]|[A-Za-z][.)])[ \t]+\S")
-_ROW = re.compile(r"[ \t]*\|.*\|[ \t\r]*\Z")
-_RULE_ROW = re.compile(r"[ \t]*\|[-:| \t]+\|[ \t\r]*\Z")
-_LOG = re.compile(
-    r"[ \t]*[\[(<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ,]|\d\d:\d\d:\d\d|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d"
-    r"|(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL)\b)"
-)
-# What names the source or the speaker at the beginning of a line: "Document [3](Title: …)", "[3]", "Passage 2:",
-# "User:", "Ann (09:31):", "[2026-03-01] Ann:".
-_SOURCE = re.compile(
-    r"[ \t]*(?:[A-Z][\w-]{0,20} ?)?\[[\w.-]{1,12}\](?:[ \t]?\((?:[^()\n]|\([^()\n]*\)){1,300}\))?[:.]?[ \t]+(?=\S)"
-    r"|[ \t]*(?:Document|Doc|Passage|Source|Result|Excerpt|Context|Article|Chunk|Page|File|Memory|Example)"
-    r"[ \t]+#?\w{1,8}[ \t]*[:.)–-][ \t]+(?=\S)"
-)
-_SPEAKER = re.compile(
-    r"[ \t]*(?:\[[^\]\n]{1,40}\][ \t]+)?(?:\*\*)?[^\W\d_][\w.'’ -]{0,30}?(?:[ \t]?\([^()\n]{1,40}\))?(?:\*\*)?:(?:\*\*)?[ \t]+(?=\S)"
-)
-_MOST_SPEAKER_WORDS = 4
-# Words after which a full stop does not end the sentence.
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(\[\"'])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Gen|Col|Lt|Sgt|Capt|Rev|Hon|Gov|Sen|Rep|vs|etc|e\.g|i\.e|cf|al|approx|No|Nos|Fig|Figs|Eq"
-    r"|Sec|Vol|pp?|Inc|Ltd|Co|Corp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|(?:[A-Za-z]\.)+[A-Za-z])\.\Z"
-)
-_ABBREVIATION_CHARS = 12
-_SENTENCE_END = re.compile(r"[.!?…]{1,5}[\"'”’)\]*_]{0,3}\s++(?=[\"'“‘(\[*_]{0,3}[^\sa-z,;:)])|[。！？]+[」』”）]*")
-_SOFT_BORDER = re.compile(r"[;,:)\]}][ \t]|\s")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WRAPPED_CHARS = range(50, 130)
 _ENDS_SENTENCE = re.compile(r"[.!?:…。！？][\"'”’)\]*_]*\s*\Z")
-_LONGEST_HEADING_CHARS = 100
 # Of a longer line only the beginning is looked at: time stays linear whatever it holds.
 _LONGEST_STRUCTURE_CHARS = 2000
-_INTRODUCTION_LEVEL, _LABEL_LEVEL, _TAG_LEVEL = 7, 8, 0
+_LABEL_LEVEL = 8
 
 
 def split_units(text: str) -> list[Unit]:
@@ -92,7 +73,7 @@ def split_units(text: str) -> list[Unit]:
 
 def _stretches(text: str) -> list[Unit]:
     """Return `MOST_UNITS` units of like length, whole lines where they can be: a text that is all frames has none that help."""
-    least_chars = max(_PIECE_CHARS, len(text) // MOST_UNITS)
+    least_chars = max(PIECE_CHARS, len(text) // MOST_UNITS)
     units: list[Unit] = []
     at = 0
     while at < len(text):
@@ -150,7 +131,7 @@ class _Splitter:
         while at < end:
             stop = self.text.find("\n", at, end) + 1 or end
             line = self.text[at:stop].rstrip("\n")
-            if _BLANK.match(line):
+            if BLANK.match(line):
                 self._paragraph(paragraph, at)
                 self._blank(at, stop)
                 paragraph, blank = stop, True
@@ -165,43 +146,43 @@ class _Splitter:
         if paragraph == at or self._is_structure(line[:_LONGEST_STRUCTURE_CHARS]):
             return True
         before = self.text[self.text.rfind("\n", 0, at - 1) + 1 : at - 1]
-        if _ITEM.match(self.text, paragraph) and line[:1] in " \t":
+        if ITEM.match(self.text, paragraph) and line[:1] in " \t":
             return False
         goes_on = line.lstrip()[:1].islower() or len(before) in _WRAPPED_CHARS
         return not goes_on or bool(_ENDS_SENTENCE.search(before) and len(before) not in _WRAPPED_CHARS)
 
     def _is_structure(self, line: str) -> bool:
         return (
-            any(pattern.match(line) for pattern in (_MARKDOWN_HEADING, _OPENING_TAG, _CLOSING_TAG, _BOLD_LINE, _ITEM, _ROW, _LOG, _SOURCE))
-            or _speaker(line) is not None
+            any(pattern.match(line) for pattern in (MARKDOWN_HEADING, OPENING_TAG, CLOSING_TAG, BOLD_LINE, ITEM, ROW, LOG, SOURCE))
+            or speaker_end(line) is not None
         )
 
     def _structure(self, line: str, at: int, stop: int, blank: bool) -> int:
         """Take what the line is as a whole, and return where its paragraph begins."""
-        if not _ROW.match(line):
+        if not ROW.match(line):
             self.in_table = False
-        if blank and not _ITEM.match(line) and self.frames and self.frames[-1].level == _INTRODUCTION_LEVEL:
-            self._leave(_INTRODUCTION_LEVEL)
-        if tag := _CLOSING_TAG.match(line):
+        if blank and not ITEM.match(line) and self.frames and self.frames[-1].level == INTRODUCTION_LEVEL:
+            self._leave(INTRODUCTION_LEVEL)
+        if tag := CLOSING_TAG.match(line):
             return self._close(tag[1], at, stop)
-        if tag := _OPENING_TAG.match(line):
+        if tag := OPENING_TAG.match(line):
             self._enter(at, stop, len([f for f in self.frames if f.level < 0]) - 99, tag[1])
             return stop
-        if level := _heading_level(line):
-            if level == _INTRODUCTION_LEVEL and _ITEM.match(line):
+        if level := heading_level(line):
+            if level == INTRODUCTION_LEVEL and ITEM.match(line):
                 return at
             self._enter(at, stop, level)
             return stop
-        if _ROW.match(line):
+        if ROW.match(line):
             return self._row(line, at, stop)
-        if _LOG.match(line):
+        if LOG.match(line):
             self._leave(_LABEL_LEVEL)
             self._add(at, stop, Sort.LINE)
             return stop
-        if label := _SOURCE.match(line):
+        if label := SOURCE.match(line):
             self._enter(at, at + label.end(), _LABEL_LEVEL)
             return at + label.end()
-        if (end := _speaker(line)) is not None:
+        if (end := speaker_end(line)) is not None:
             self._enter(at, at + end, _LABEL_LEVEL)
             return at + end
         return at
@@ -210,7 +191,7 @@ class _Splitter:
         if not self.in_table:
             self.in_table = True
             self._enter(at, stop, _LABEL_LEVEL)
-        elif _RULE_ROW.match(line) and self.units[-1].sort is Sort.FRAME:
+        elif RULE_ROW.match(line) and self.units[-1].sort is Sort.FRAME:
             self._widen(stop)
         else:
             self._add(at, stop, Sort.LINE)
@@ -231,9 +212,9 @@ class _Splitter:
         """Add the sentences from `start` to `end`, all of one paragraph, item or turn."""
         if start >= end:
             return
-        sort = Sort.LINE if _ITEM.match(self.text, start, end) else Sort.SENTENCE
+        sort = Sort.LINE if ITEM.match(self.text, start, end) else Sort.SENTENCE
         self.place = 0
-        for first, last in sentences(self.text, start, end):
+        for first, last in sentence_pieces(self.text, start, end):
             self._add(first, last, sort)
 
     # -- frames -------------------------------------------------------------------------------------------------
@@ -268,88 +249,21 @@ class _Splitter:
     # -- fences -------------------------------------------------------------------------------------------------
 
     def _fence(self, fence: Region) -> None:
-        """Add a fenced block: its lines of back quotes are a frame around its parts."""
+        """Add a fenced block: its lines of back quotes are a frame around its parts, which are blocks of code or lines of a log."""
         end = fence.end + (self.text[fence.end : fence.end + 1] == "\n")
         self._add(fence.start, fence.body_start, Sort.FRAME)
         opening = len(self.units) - 1
         self.frames.append(_Frame(opening, 99))
-        for start, stop in code_parts(self.text, fence.body_start, fence.body_end):
-            self._add(start, stop, Sort.CODE)
+        if fence.language in LOGS:
+            for line in _LINE.finditer(self.text, fence.body_start, fence.body_end):
+                self._add(*line.span(), Sort.LINE)
+        else:
+            for start, stop in code_parts(self.text, fence.body_start, fence.body_end):
+                self._add(start, stop, Sort.CODE)
         self.frames.pop()
         if end > fence.body_end:
             self.closings[opening] = len(self.units)
             self._add(fence.body_end, end, Sort.FRAME)
-
-
-def _heading_level(line: str) -> int:
-    """Return 1 for the highest heading, 7 for a line that introduces what follows, 0 for none."""
-    if match := _MARKDOWN_HEADING.match(line):
-        return len(match[1] or match[2])
-    if len(line) > _LONGEST_HEADING_CHARS:
-        return 0
-    if _BOLD_LINE.match(line) or (_CAPITALS.match(line) and not _LOG.match(line) and not _ROW.match(line)):
-        return 6
-    return _INTRODUCTION_LEVEL if line.rstrip().endswith(":") else 0
-
-
-def _speaker(line: str) -> int | None:
-    match = _SPEAKER.match(line)
-    if match is None or len(match[0].split()) > _MOST_SPEAKER_WORDS + (line.lstrip()[:1] == "["):
-        return None
-    return match.end()
-
-
-# A line at the margin that closes nothing opens a block; a blank line before it makes sure.
-_BLOCK_BORDER = re.compile(r"\n[ \t]*+\n(?=[^\s)\]}])")
-_ANY_BLOCK_BORDER = re.compile(r"\n(?=[^\s)\]}#@/*])")
-
-
-def code_parts(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the blocks of code between `start` and `end`, larger ones cut where a line begins at the margin."""
-    at = start
-    for border in (*_BLOCK_BORDER.finditer(text, start, end), None):
-        stop = border.end() if border else end
-        if stop - at > 4 * LONGEST_CHARS:
-            yield from _lines_together(text, at, stop)
-        elif stop > at:
-            yield at, stop
-        at = stop
-
-
-def _lines_together(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield stretches of whole blocks, each at most as long as it has to be."""
-    at = start
-    last = start
-    for border in (*_ANY_BLOCK_BORDER.finditer(text, start, end), None):
-        stop = border.end() if border else end
-        if stop - at > 4 * LONGEST_CHARS and last > at:
-            yield at, last
-            at = last
-        last = stop
-    if at < end:
-        yield at, end
-
-
-def sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the sentences between `start` and `end`, with the white space behind them; long ones in pieces."""
-    at = start
-    for match in _SENTENCE_END.finditer(text, start, end):
-        # What stands before the white space decides, and no more of it than an abbreviation is long.
-        before = text[max(at, match.start() - _ABBREVIATION_CHARS) : match.start() + 1]
-        if match.end() < end and not (match[0][0] == "." and _ABBREVIATION.search(before)):
-            yield from _pieces(text, at, match.end())
-            at = match.end()
-    if at < end:
-        yield from _pieces(text, at, end)
-
-
-def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    while end - start > LONGEST_CHARS:
-        borders = [match.end() for match in _SOFT_BORDER.finditer(text, start + _PIECE_CHARS // 2, start + _PIECE_CHARS)]
-        stop = borders[-1] if borders else start + _PIECE_CHARS
-        yield start, stop
-        start = stop
-    yield start, end
 
 
 def coarsened(units: Sequence[Unit], most: int = MOST_UNITS) -> list[Unit]:

@@ -18,10 +18,10 @@ from tracebank.compression.languages import Language, find, guess, parsed, same_
 from tracebank.compression.segments import Kind, Segment
 
 # Lexers are quadratic in the length of a line or of a blank stretch.
-_UNSAFE = re.compile(r"[^\n]{2001}|\s{1000}|\r")
+_UNSAFE = re.compile(r"^[^\n]{2001}|(?<!\s)\s{1000}|\r", re.MULTILINE)
 # A line that goes on must not lose the line it goes on with.
 _CONTINUED = re.compile(r"\\\n[ \t]*(?:#|//|/\*|--|\n|\Z)")
-_EMPTY_LINES = re.compile(r"[ \t]*\n(?:[ \t]*\n)*")
+_EMPTY_LINES = re.compile(r"(?<![ \t])[ \t]*\n(?:[ \t]*\n)*")
 _FIRST_EMPTY_LINES = re.compile(r"\A(?:[ \t]*\n)+")
 # Comments that a program reads.
 _READ_BY_PROGRAMS = re.compile(

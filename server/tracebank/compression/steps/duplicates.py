@@ -6,21 +6,14 @@ import re
 from collections.abc import Iterator
 
 from tracebank.compression.draft import Draft, Goal
-from tracebank.compression.extract.words import stems
-from tracebank.compression.segments import Kind, Segment
-from tracebank.compression.steps.repeats import LOGS
-from tracebank.index.stopwords import STOP_WORDS
+from tracebank.compression.extract.words import EMPTY_WORDS, stems
+from tracebank.compression.segments import LOGS, Kind, Segment
 
 _FEWEST_LINES = 4
 _FEWEST_CHARS = 120
 _FEWEST_WORDS = 12
 _SHOWN_WORDS = 6
 _PARAGRAPHS = re.compile(r"(\n[ \t]*\n)")
-# Without these a sentence may say the contrary.
-_TELLING = frozenset(
-    {"no", "nor", "not", "only", "before", "after", "above", "below", "more", "most", "few", "up", "down", "in", "out", "on", "off"}
-)
-_EMPTY = STOP_WORDS - _TELLING
 
 
 def said_once(draft: Draft, goal: Goal) -> tuple[Segment, ...]:
@@ -47,7 +40,7 @@ class _Memory:
     def paragraphs(self, text: str) -> Iterator[str]:
         """Yield the paragraphs and what lies between them, a repeated one as a note."""
         for piece in _PARAGRAPHS.split(text):
-            key = tuple(stem for stem in stems(piece) if stem not in _EMPTY)
+            key = tuple(stem for stem in stems(piece) if stem not in EMPTY_WORDS)
             if len(key) >= _FEWEST_WORDS and key in self._paragraphs:
                 yield f"[as above: {' '.join(piece.split()[:_SHOWN_WORDS])} …]"
             else:
@@ -59,20 +52,24 @@ class _Memory:
         at = 0
         while at < len(lines):
             earlier = self._first.get(tuple(lines[at : at + _FEWEST_LINES]))
-            length = 0 if earlier is None else self._length(lines, at, earlier)
-            if length >= _FEWEST_LINES and sum(map(len, lines[at : at + length])) >= _FEWEST_CHARS:
+            length, chars = (0, 0) if earlier is None else self._length(lines, at, earlier)
+            if length >= _FEWEST_LINES and chars >= _FEWEST_CHARS:
                 yield f"[{length} lines as above: {' '.join(lines[at].split()[:_SHOWN_WORDS])} …]"
                 at += length
-            else:
+                continue
+            # So many lines of so few characters are empty ones: looked at again from each, they would take the square of their number.
+            for _ in range(length if length >= _FEWEST_CHARS else 1):
                 self._remember(lines[at])
                 yield lines[at]
                 at += 1
 
-    def _length(self, lines: list[str], at: int, earlier: int) -> int:
-        length = 0
+    def _length(self, lines: list[str], at: int, earlier: int) -> tuple[int, int]:
+        """Return how many lines stood before in this order, and their characters."""
+        length = chars = 0
         while at + length < len(lines) and earlier + length < len(self._lines) and lines[at + length] == self._lines[earlier + length]:
+            chars += len(lines[at + length])
             length += 1
-        return length
+        return length, chars
 
     def _remember(self, line: str) -> None:
         self._lines.append(line)

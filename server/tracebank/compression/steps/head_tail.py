@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tracebank.compression.draft import Cut, Draft, Goal
-from tracebank.compression.segments import Span, located
+from tracebank.compression.segments import Region, Span, fences, located
 
 
 @dataclass(frozen=True, slots=True)
 class Border:
-    """A place to cut, and how far from the exact place it may be: a share of the piece, at least `chars`."""
+    """A place to cut, and how far from the exact place it may be: a share of the piece, at least `chars`, half of it at most."""
 
     pattern: re.Pattern[str]
     share: float
     chars: int
+
+    def reach(self, length: int) -> int:
+        """Return how many characters of a piece may be given up to end it here."""
+        return min(max(self.chars, int(length * self.share)), length // 2)
 
 
 _LINE = Border(re.compile(r"\n"), 0.04, 0)
@@ -42,7 +47,8 @@ def cut_middle(borders: Sequence[Border], draft: Draft, goal: Goal) -> Cut:
     as long as it is too long, head and tail shrink.
     """
     spans = located(draft.text, goal.protected) or []
-    ends = _Ends(draft=draft, goal=goal, spans=spans, mark=_affordable_mark(draft, goal, spans), borders=borders)
+    mark = _affordable_mark(draft, goal, spans)
+    ends = _Ends(draft=draft, goal=goal, spans=spans, mark=mark, borders=borders, fences=tuple(fences(draft.text)))
     text, kept = ends.best()
     return Cut(text=text, gaps=tuple(_between(kept, len(draft.text))))
 
@@ -62,6 +68,7 @@ class _Ends:
     spans: Sequence[Span]
     mark: str
     borders: Sequence[Border]
+    fences: Sequence[Region]
 
     def best(self) -> tuple[str, Sequence[Span]]:
         """Return the longest text found that fits, and the spans in it; the protected pieces alone always do."""
@@ -89,8 +96,41 @@ class _Ends:
         tail_tokens = allowance - head_tokens
         head = len(tokenizer.head(text, head_tokens)) if head_tokens else 0
         tail = len(text) - len(tokenizer.tail(text, tail_tokens)) if tail_tokens else len(text)
-        ends = [(0, _head_end(text, head, self.borders)), (_tail_start(text, tail, self.borders), len(text))]
-        return _merged([span for span in (*ends, *self.spans) if span[0] < span[1]])
+        head, tail = self._head_end(head), self._tail_start(tail)
+        return _merged([span for span in ((0, head), (tail, len(text)), *self._fencing(head, tail), *self.spans) if span[0] < span[1]])
+
+    def _head_end(self, end: int) -> int:
+        """Return where the head ends: within fenced code between blocks, or before it, unless that gave up half of the head."""
+        text, fence = self.draft.text, self._fence_at(end)
+        if fence is None:
+            return _head_end(text, end, self.borders)
+        found = [match.end() for match in _CODE_BLOCK.pattern.finditer(text, fence.body_start, end + 1) if match.end() <= end]
+        border = found[-1] if found else fence.start
+        return border if 2 * border >= end else _head_end(text, end, CODE_BORDERS)
+
+    def _tail_start(self, start: int) -> int:
+        """Return where the tail begins: within fenced code between blocks, or behind it, unless that gave up half of the tail."""
+        text, fence = self.draft.text, self._fence_at(start)
+        if fence is None:
+            return _tail_start(text, start, self.borders)
+        found = _CODE_BLOCK.pattern.search(text, start - 1, fence.body_end)
+        border = found.end() if found else fence.end
+        return border if 2 * (len(text) - border) >= len(text) - start else _tail_start(text, start, CODE_BORDERS)
+
+    def _fence_at(self, at: int) -> Region | None:
+        """Return the block of fenced code that a cut at this place would go through."""
+        number = bisect_left(self.fences, at, key=lambda fence: fence.end)
+        fence = self.fences[number] if number < len(self.fences) else None
+        return fence if fence and fence.body_start < at <= fence.body_end else None
+
+    def _fencing(self, head: int, tail: int) -> Iterator[Span]:
+        """Yield the line that closes a block whose end is cut off, and the one that opens a block whose beginning is."""
+        opened, closed = self._fence_at(head), self._fence_at(tail)
+        if opened != closed:
+            if opened:
+                yield opened.body_end, opened.end
+            if closed:
+                yield closed.start, closed.body_start
 
 
 def _affordable_mark(draft: Draft, goal: Goal, spans: Sequence[Span]) -> str:
@@ -143,7 +183,7 @@ def _head_end(text: str, end: int, borders: Sequence[Border]) -> int:
     """Return the last border shortly before `end`, else `end`."""
     if 0 < end < len(text):
         for border in borders:
-            start = max(1, end - max(border.chars, int(end * border.share)))
+            start = max(1, end - border.reach(end))
             # One character more, for a pattern that looks at what follows.
             found = [match.end() for match in border.pattern.finditer(text, start - 1, end + 1) if match.end() <= end]
             if found:
@@ -156,7 +196,7 @@ def _tail_start(text: str, start: int, borders: Sequence[Border]) -> int:
     length = len(text) - start
     if 0 < length < len(text):
         for border in borders:
-            end = min(len(text) - 1, start + max(border.chars, int(length * border.share)))
+            end = min(len(text) - 1, start + border.reach(length))
             found = border.pattern.search(text, start - 1, end + 1)
             if found and found.end() < len(text):
                 return found.end()

@@ -1,37 +1,42 @@
-"""What is drawn rather than said: padding in tables, rules of dashes, the same date on every line of a log."""
+"""What is drawn rather than said, or said on every line: padding in tables, rules, the date of a log, the words of labels."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 
-from tracebank.compression.segments import Kind, Segment
-from tracebank.compression.steps.repeats import LOGS
+from tracebank.compression.segments import LOGS, Kind, Segment
 
 _ROW = re.compile(r"^[ \t]*\|.*\|[ \t]*$")
-_PADDING = re.compile(r"[ \t]*(?<!\\)\|[ \t]*")
+_PADDING = re.compile(r"(?:(?<![ \t])[ \t]+)?(?<!\\)\|[ \t]*")
 _RULE = re.compile(r":?-{2,}:?")
 # A line of one sign, and a border of signs around a heading.
 _DRAWN = re.compile(r"([-=_*#~+.─═━│|])\1{4,}")
 _DRAWN_LINE = re.compile(r"^[ \t]*([-=_*#~+.─═━])\1{4,}[ \t]*$")
 _DATE = re.compile(r"^[\[(]?\d{4}[-/]\d\d[-/]\d\d[T ](?=\d\d:\d\d)")
 _FEWEST_DATED = 3
+# A frame of Java whose file is called like its class: "at a.b.StockClient.reserve(StockClient.java:87)".
+_FRAME = re.compile(r"^(\s*at (?:[\w.$/@-]*[./])?([A-Z]\w*)(?:\$[\w$]*)?\.[\w<>$]+\()\2\.(?:java|kt|scala|groovy)(:\d+\))")
+# What names the documents of a collection: "Document [3](Title: The old furnace) ".
+_LABEL = re.compile(
+    r"(?P<word>[A-Z][\w-]{0,20}) ?\[(?P<number>[\w.-]{1,12})\]"
+    r"\((?P<field>[A-Z][a-z]{1,12}): ?(?P<title>(?:[^()\n]|\([^()\n]*\)){1,300})\)[ \t]+(?=\S)"
+)
 
 
 def compact(segment: Segment) -> str:
-    """Drop padding in tables, shorten rules to three signs, and name a date once for the lines of a log that share it."""
+    """Drop padding in tables, shorten rules to three signs; write once the date of a log's lines and the words of labels."""
     if segment.kind is not Kind.PROSE and segment.language not in LOGS:
         return segment.body
     lines = [_line(line) for line in segment.body.split("\n")]
-    return "\n".join(_dated_once(lines))
+    return "\n".join(_labelled_once(_dated_once(lines)))
 
 
 def _line(line: str) -> str:
     if _DRAWN_LINE.match(line):
         return _DRAWN.sub(r"\1\1\1", line)
     if not _ROW.match(line) or "`" in line:
-        return line
+        return _FRAME.sub(r"\1\3", line)
     cells = _PADDING.sub("|", line.strip())
     # A rule of three dashes is a rule still, and every reader of tables takes it.
     return cells if any(char.isalnum() for char in cells) else _RULE.sub(_short, cells)
@@ -41,17 +46,51 @@ def _short(rule: re.Match[str]) -> str:
     return re.sub("-+", "---", rule[0])
 
 
-def _dated_once(lines: list[str]) -> Iterator[str]:
-    for date, run in groupby(lines, key=_date):
-        dated = list(run)
-        if date and len(dated) >= _FEWEST_DATED:
-            yield dated[0]
+def _dated_once(lines: Sequence[str]) -> Iterator[str]:
+    for run in _of_one_date(lines):
+        dates = [_date(line) for line in run]
+        if sum(map(bool, dates)) < _FEWEST_DATED:
+            yield from run
+            continue
+        first = next(at for at, date in enumerate(dates) if date)
+        for at, (line, date) in enumerate(zip(run, dates, strict=True)):
             # The bracket before the date stays before the time.
-            yield from ((date[0] if date[0] in "[(" else "") + line[len(date) :] for line in dated[1:])
-        else:
-            yield from dated
+            yield line if at == first or not date else (date[0] if date[0] in "[(" else "") + line[len(date) :]
+
+
+def _of_one_date(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the lines in runs of one date, with what stands between them, as stack traces do; a blank line ends one."""
+    run: list[str] = []
+    shared = ""
+    for line in lines:
+        date = _date(line)
+        if run and (not line.strip() or (date and shared and date != shared)):
+            yield run
+            run, shared = [], ""
+        run.append(line)
+        shared = date or shared
+    yield run
 
 
 def _date(line: str) -> str:
     match = _DATE.match(line)
     return match[0] if match else ""
+
+
+def _labelled_once(lines: Iterable[str]) -> Iterator[str]:
+    """Write `Document [3](Title: Furnace) Furnace It burns` as `[3] (Furnace) It burns` behind a first label in full."""
+    known: set[tuple[str, str]] = set()
+    for line in lines:
+        label = _LABEL.match(line)
+        if label is None:
+            yield line
+            continue
+        sort = (label["word"], label["field"])
+        yield (f"[{label['number']}] ({label['title']}) " if sort in known else label[0]) + _behind(label["title"], line[label.end() :])
+        known.add(sort)
+
+
+def _behind(title: str, text: str) -> str:
+    """Return the text without its own heading, where that is the title again and no part of the first sentence."""
+    rest = text[len(title) :].lstrip(" .:") if text.startswith(title + " ") or text.startswith(title + ". ") else ""
+    return rest if rest and not rest[0].islower() and (rest[0].isalnum() or rest[0] in "\"“'") else text

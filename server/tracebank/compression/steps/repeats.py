@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from itertools import groupby
 
-from tracebank.compression.segments import Kind, Segment
+from tracebank.compression.segments import LOGS, Kind, Segment
 
-LOGS = frozenset(("log", "logs", "text", "txt", "plain", "plaintext", "console", "output", "terminal"))
 _MARKED = re.compile(r" \[\d+ times\]$")
 _MARK_TOKENS = 6
 _CHARS_PER_TOKEN = 4
