@@ -133,7 +133,7 @@ async def test_a_lesson_that_is_changed_or_forgotten_leaves_its_group(engine: En
     await three_equal(engine, session)
     await engine.add({"task": "read file 0", "lessons": ["Changed"], "trace_id": "t0"}, session)
     assert sorted(await shown(engine, session)) == ["Changed", f"{SAME} (learned in 2 traces: 2 success)"]
-    await engine.forget(await engine.store.read(lambda db: [g.members[0].key[0] for g in lesson_groups.every(db)]))
+    await engine.forget(lambda db: [g.members[0].key[0] for g in lesson_groups.every(db)])
     assert sorted(await shown(engine, session)) == ["Changed", SAME]
 
 
@@ -144,15 +144,36 @@ async def test_it_is_done_by_itself_when_nobody_calls(tmp_path: Path, tiny: obje
     async with Engine.open(settings_of(tmp_path, learning=settings)) as engine:
         done = asyncio.Event()
         consolidator = engine.learner.consolidator
-        told_of = consolidator._changed
+        consolidate = consolidator.consolidate
 
-        def tell(space: int) -> None:
-            told_of(space)
-            done.set()
+        async def tell() -> dict[str, Any]:
+            report = await consolidate()
+            if report["groups"]:
+                done.set()
+            return report
 
-        consolidator._changed = tell
+        consolidator.consolidate = tell  # type: ignore[method-assign]
         for number in range(2):
             await engine.add({"task": f"t{number}", "lessons": [SAME]}, engine.session())
         async with asyncio.timeout(WAIT_S):
             await done.wait()
         assert await engine.store.read(lesson_groups.counts) == {"equal": 1}
+
+
+@pytest.mark.anyio
+async def test_what_is_grouped_already_makes_no_answer_unusable(engine: Engine, session: Session) -> None:
+    """Groups that are found again stay as they are; of others only those change that are not the same any more."""
+    for number in range(2):
+        await engine.add({"task": f"t{number}", "lessons": [SAME], "trace_id": f"{number}"}, session)
+    # An index that catches up makes a version, too.
+    await settled(engine)
+    await engine.learner.consolidator.consolidate()
+    (before,) = await engine.store.read(lesson_groups.every)
+    versions = engine.store.versions.latest
+    await engine.learner.consolidator.consolidate()
+    assert engine.store.versions.latest == versions
+    await engine.add({"task": "t2", "lessons": [SAME], "trace_id": "2"}, session)
+    await engine.learner.consolidator.consolidate()
+    (after,) = await engine.store.read(lesson_groups.every)
+    assert (len(before.members), len(after.members)) == (2, 3)
+    assert after.number != before.number

@@ -57,6 +57,45 @@ async def commits(engine: Engine) -> int:
     return int((await engine.store.read(engine.store.figures))["commits"])  # type: ignore[call-overload]
 
 
+async def test_steps_are_buffered_until_they_are_stored(engine: Engine, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while they are on their way: who waits until none is buffered finds them in the store."""
+    await episode_of(session, BAD, FIX)
+    entered, gate = asyncio.Event(), asyncio.Event()
+    write = engine.store.write
+
+    async def slowly(action: Any) -> Any:
+        entered.set()
+        await gate.wait()
+        return await write(action)
+
+    monkeypatch.setattr(engine.store, "write", slowly)
+    log = engine.learner.episodes.step_log
+    flushing = asyncio.create_task(log.flush())
+    async with asyncio.timeout(WAIT_S):
+        await entered.wait()
+    assert log.buffered_steps == 2
+    gate.set()
+    await flushing
+    assert log.buffered_steps == 0
+
+
+async def test_steps_that_cannot_be_stored_stay_buffered(engine: Engine, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever on the way it fails, the next time takes them all."""
+    episode_id = await episode_of(session, BAD, FIX)
+    log = engine.learner.episodes.step_log
+
+    def fail() -> Any:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log._journal, "rotate", fail)
+        with pytest.raises(OSError, match="no space left"):
+            await log.flush()
+    assert log.buffered_steps == 2
+    await log.flush()
+    assert len(await engine.store.read(lambda db: episodes.steps_of(db, episode_id))) == 2
+
+
 async def test_steps_logged_one_by_one_share_a_commit(engine: Engine, session: Session) -> None:
     """Those of all sessions; and none is made before one is due."""
     await settled(engine)
@@ -315,10 +354,10 @@ async def test_what_is_learned_from_a_trace_is_forgotten_with_it(engine: Engine,
     )
     await engine.feedback({"trace_ids": [first.trace_id], "helpful": False, "note": "secret"}, session)
     rows = await engine.store.read(lambda db: traces.rows_of(db, [first.trace_id]))
-    await engine.forget(rows)
+    await engine.forget(lambda db: rows)
     counted = await engine.store.read(lambda db: {p.seen for p in patterns.of_traces(db, [rows[0] + 1], min_seen=1)})
     assert counted == {1}
-    await engine.forget([rows[0] + 1])
+    await engine.forget(lambda db: [rows[0] + 1])
 
     def left(db: Any) -> list[int]:
         tables = ("episodes", "steps", "patterns", "pattern_evidence", "feedback", "grouped_lessons")
@@ -344,16 +383,16 @@ async def test_patterns_are_told_in_a_search_within_its_budget(engine: Engine, s
 
 async def test_feedback_moves_a_memory_among_its_equals(engine: Engine, session: Session) -> None:
     """At once, also where the answer was cached; nothing is deleted by it."""
-    for name in ("a", "b", "c"):
-        await engine.add({"task": "Restart the worker", "trace_id": name}, session)
+    for number in (1, 2, 3):
+        await engine.add({"task": f"Restart worker {number}"}, session)
 
     async def order() -> list[str]:
         return [r.trace_id for r in (await engine.retrieve({"query": "restart the worker"}, session)).page.results]
 
-    assert await order() == ["a", "b", "c"]
-    assert await engine.feedback({"trace_ids": ["c"], "helpful": True}, session) == 1
-    assert await engine.feedback({"trace_ids": ["a"], "helpful": False}, session) == 1
-    assert await order() == ["c", "b", "a"]
+    first, second, third = await order()
+    assert await engine.feedback({"trace_ids": [third], "helpful": True}, session) == 1
+    assert await engine.feedback({"trace_ids": [first], "helpful": False}, session) == 1
+    assert await order() == [third, second, first]
 
 
 async def test_feedback_on_an_unknown_memory_records_nothing(engine: Engine, session: Session) -> None:

@@ -249,9 +249,9 @@ class LocalProvider:
             meets = await self.meeting(call)
             status, extra, content = _response(call, meets)
             lines = [f"HTTP/1.1 {status} x", "content-type: application/json", f"content-length: {len(content)}", *extra]
-            writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+            answer_head = ("\r\n".join(lines) + "\r\n\r\n").encode()
             if isinstance(meets, Reset):
-                writer.write(content[: len(content) // 2])
+                writer.write(answer_head + content[: len(content) // 2])
                 await writer.drain()
                 if not meets.closed:
                     # Whoever closes without lingering resets.
@@ -259,11 +259,12 @@ class LocalProvider:
                 writer.transport.abort()
                 return
             if isinstance(meets, Slow):
+                writer.write(answer_head)
                 for byte in content * 1_000:
                     writer.write(bytes([byte]))
                     await writer.drain()
                     await asyncio.sleep(meets.pause_s)
-            writer.write(content)
+            writer.write(answer_head + content)
             await writer.drain()
 
     async def _http2(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int) -> None:

@@ -96,6 +96,21 @@ def test_parts_and_caches_are_read() -> None:
     assert Responses().answer({"output": [], "incomplete_details": {"reason": "content_filter"}}).refusal
 
 
+@pytest.mark.parametrize("count", [True, -1, 10**9 + 1, 1.5, "7", None, [7]])
+def test_a_count_of_tokens_that_cannot_be_meant_is_none(count: Any) -> None:
+    """The day's account would be out by it."""
+    usage = dict.fromkeys(("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"), count)
+    for answer in (
+        Chat().answer({"choices": [{"message": {"content": "a"}}], "usage": usage}),
+        Responses().answer({"output": [], "usage": usage}),
+        Messages().answer({"content": [], "usage": usage}),
+    ):
+        assert (answer.tokens_in, answer.tokens_out) == (None, None)
+    cached = {"input_tokens": 5, "output_tokens": 10**9, "cache_read_input_tokens": count, "cache_creation_input_tokens": 2}
+    messages = Messages().answer({"content": [], "usage": cached})
+    assert (messages.tokens_in, messages.tokens_out) == (7, 10**9)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_json_comes_back_checked_in_every_protocol(client_of: ClientOf, protocol: str) -> None:

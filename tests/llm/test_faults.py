@@ -28,17 +28,21 @@ AGAIN: dict[str, tuple[Meeting, str, bool]] = {
     # What is met, what the error says where it goes on, and whether the provider may have charged for it.
     "too many requests": (Status(429), "too many requests (status 429): something is wrong", False),
     "internal error": (Status(500), "it failed (status 500)", False),
-    "bad gateway": (Status(502, body=b"<html>Bad Gateway</html>"), "it failed (status 502): <html>Bad Gateway</html>", False),
+    "bad gateway": (Status(502, body=b"<html>Bad Gateway</html>"), "it failed (status 502): <html>Bad Gateway</html>", True),
+    "no origin's answer": (Status(524), "it failed (status 524)", True),
     "unavailable": (Status(503), "it failed (status 503)", False),
     "overloaded": (Status(529), "it failed (status 529)", False),
     "reset in mid-body": (Reset(), "the connection broke (ReadError)", True),
     "closed in mid-body": (Reset(closed=True), "peer closed connection without sending complete message body", True),
     "slow bytes": (Slow(), "no answer after 0.3 s", True),
     "invalid JSON": (Raw(b'{"choices": nope}'), "its answer is not JSON", True),
+    "nested JSON": (Raw(b"[" * 1_500), "its answer is not JSON (it is nested too deeply)", True),
+    "nested error": (Status(500, body=b"[" * 1_500), "it failed (status 500): [[[", False),
+    "no number": (Raw(b'{"choices": NaN}'), "its answer is not JSON (NaN is no number of JSON)", True),
     "truncated JSON": (Truncated(), "its answer is not JSON", True),
     "no object": (Raw(b"[]"), "its answer is no JSON object but list", True),
     "another protocol": (Raw(b'{"pong": 1}'), "its answer is not of the protocol it was asked in", True),
-    "error told with status 200": (Raw(b'{"error": {"code": 502, "message": "upstream"}}'), "it failed (status 502): upstream", False),
+    "error told with status 200": (Raw(b'{"error": {"code": 502, "message": "upstream"}}'), "it failed (status 502): upstream", True),
     "empty content": (Reply(""), "the answer is empty", False),
 }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import traceback
 
 import pytest
 from llm.conftest import ClientOf, provider_settings
 from llm.provider import Held, Raw, serving
 
 from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmUnavailableError
-from tracebank.llm import Request, pool
+from tracebank.llm import Request, World, pool
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +70,25 @@ async def test_a_file_of_certificates_that_is_none_is_named(client_of: ClientOf)
         with pytest.raises(LlmRejectedError, match=r"ca_file /nowhere/ca\.pem cannot be read") as caught:
             await client.query(Request(prompt="x"))
         assert isinstance(caught.value.__cause__, OSError | ssl.SSLError)
+
+
+@pytest.mark.parametrize("proxy", ["gopher://me:s3cret@proxy.example:70", "http://me:s3cret/@proxy.example:70", "socks5://me:s3cret@p:70"])
+async def test_a_proxy_that_is_none_is_told_without_its_password_and_the_next_provider_is_asked(
+    client_of: ClientOf, world: World, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """Nothing was sent, so nothing counts as used."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("http_proxy", proxy)
+    async with serving() as sound:
+        first = {"name": "first", "model": "tiny", "base_url": "http://models.example/v1"}
+        client = client_of(first, provider_settings(sound, name="second"))
+        with pytest.raises(LlmRejectedError, match="language model first: the proxy that the environment names cannot be used") as caught:
+            await client.query(Request(prompt="x"))
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+        assert not caught.value.processed
+        assert (await world.spending.report())["tokens"] == 0
+        assert (await client.query_with_fallback(Request(prompt="x", repeatable=False))).provider == "second"
 
 
 async def test_silence_ends_with_the_phase_that_it_is_in(client_of: ClientOf) -> None:

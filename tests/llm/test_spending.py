@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llm.conftest import NOON, ClientOf, Time, provider_settings
@@ -15,7 +16,7 @@ from llm.provider import Held, Reply, serving
 from tracebank.errors import LlmCapError, StoreError
 from tracebank.llm import Completion, Request, Spending
 from tracebank.store import Store
-from tracebank.store.spending import Spent
+from tracebank.store.spending import Spent, spent
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +65,99 @@ async def test_a_new_day_is_a_new_cap_and_the_old_one_is_settled_where_it_was_re
     assert (await spending.report())["tokens"] == 1_000
     time.now = NOON
     assert (await spending.report())["tokens"] == 10
+
+
+async def test_calls_that_begin_together_share_a_commit_and_no_settlement_waits_for_one(store: Store, time: Time) -> None:
+    """What is settled is written with what is reserved next, before it."""
+    spending = spending_of(store, time)
+    before = (await store.read(store.figures))["commits"]
+    granted = await asyncio.gather(*(spending.reserve(Spent(tokens=100)) for _ in range(10)))
+    assert (await store.read(store.figures))["commits"] == before + 1  # type: ignore[operator]
+    for reservation in granted:
+        await spending.settle(reservation, Spent(tokens=10))
+    await spending.reserve(Spent(tokens=900))
+    assert (await store.read(store.figures))["commits"] == before + 2  # type: ignore[operator]
+    assert (await spending.report())["tokens"] == 1_000
+
+
+async def test_a_settlement_that_no_call_takes_along_is_written_by_itself(
+    store: Store, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine at rest has its account in order."""
+    monkeypatch.setattr("tracebank.llm.spending.SETTLE_S", 0.0)
+    spending = spending_of(store, time)
+    reservation = await spending.reserve(Spent(tokens=500))
+    written = asyncio.Event()
+    write = store.write
+
+    async def noting(action: Any) -> Any:
+        result = await write(action)
+        written.set()
+        return result
+
+    monkeypatch.setattr(store, "write", noting)
+    await spending.settle(reservation, Spent(tokens=20))
+    async with asyncio.timeout(30):
+        await written.wait()
+    assert (await store.read(lambda db: spent(db, reservation.day))).tokens == 20
+
+
+async def test_who_is_cancelled_before_anything_was_sent_leaves_nothing_set_aside(store: Store, time: Time) -> None:
+    """Others that were asked for at the same time are granted."""
+    spending = spending_of(store, time)
+    asked = [asyncio.create_task(spending.reserve(Spent(tokens=400))) for _ in range(2)]
+    await asyncio.sleep(0)
+    asked[0].cancel()
+    await asked[1]
+    assert (await spending.report())["tokens"] == 400
+    await spending.reserve(Spent(tokens=600))
+
+
+async def test_a_store_that_fails_is_told_to_everyone_who_asked(store: Store, time: Time) -> None:
+    """And nothing is granted."""
+    spending = spending_of(store, time)
+    store.close()
+    results = await asyncio.gather(*(spending.reserve(Spent(tokens=1)) for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreError] * 3
+
+
+async def test_what_could_not_be_written_is_written_later(
+    store: Store, time: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the store has raised, everyone who asked is told, and no settlement is lost; nor does waiting for it go on for ever."""
+    spending = spending_of(store, time)
+    reservation = await spending.reserve(Spent(tokens=900))
+    await spending.settle(reservation, Spent(tokens=100))
+
+    async def broken(_: Any) -> Any:
+        raise RuntimeError("the writer's thread is gone")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(store, "write", broken)
+        with pytest.raises(StoreError, match="no spending could be reserved: the writer's thread is gone"):
+            await spending.reserve(Spent(tokens=10))
+        await spending.settled()
+    assert "could not be written down: the writer's thread is gone" in caplog.text
+    assert (await store.read(lambda db: spent(db, reservation.day))).tokens == 900
+    assert (await spending.report())["tokens"] == 100
+
+
+async def test_who_is_cancelled_in_the_turn_of_the_grant_leaves_nothing_set_aside(
+    store: Store, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was granted, and nobody is there to settle it."""
+    spending = spending_of(store, time)
+    answer = spending._answer
+
+    def answer_and_cancel(*args: Any) -> None:
+        answer(*args)
+        asking.cancel()
+
+    monkeypatch.setattr(spending, "_answer", answer_and_cancel)
+    asking = asyncio.create_task(spending.reserve(Spent(tokens=400)))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (await spending.report())["tokens"] == 0
 
 
 RESERVE_AND_DIE = """

@@ -27,7 +27,7 @@ async def complete_episode(
     ctx: ToolContext,
     episode_id: Annotated[Any, argument(type="string")],
     outcome: Annotated[Any, argument(enum=["success", "failure", "partial", "unknown"])],
-    lessons: Annotated[Any, argument(type="array")] = None,
+    lessons: Annotated[Any, argument(type="array", items={"type": "string"})] = None,
     summary: Annotated[Any, argument(type="string")] = None,
     reward: Annotated[Any, argument("0-1; default: computed", type="number")] = None,
 ) -> Annotated[CallToolResult, CompleteEpisodeResult]:

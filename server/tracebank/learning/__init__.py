@@ -5,6 +5,7 @@ from tracebank.learning.episodes import Completed, Episodes
 from tracebank.learning.journal import Journal
 from tracebank.learning.learner import Context, Learner
 from tracebank.learning.model_reflector import ModelReflector
+from tracebank.learning.model_summary import ModelSummarizer
 from tracebank.learning.reflection import Attempt, Reflection, Reflector, StepReflector
 from tracebank.learning.step_log import Episode, StepLog
 
@@ -18,6 +19,7 @@ __all__ = [
     "Judge",
     "Learner",
     "ModelReflector",
+    "ModelSummarizer",
     "Reflection",
     "Reflector",
     "StepLog",

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from anyio import to_thread
 
@@ -42,29 +42,52 @@ class Judgement:
     problems: dict[str, str] = field(default_factory=dict)
 
 
+class Summarizer(Protocol):
+    """Whoever can say more of an attempt than its steps show. What it raises is told to the agent under its name."""
+
+    @property
+    def name(self) -> str:
+        """How it is called where it is timed, and where its failure is told."""
+        ...
+
+    async def summarize(self, attempt: Attempt) -> str:
+        """Return a few sentences; "" where there is nothing to say."""
+        ...
+
+
 class Judge:
     """Judges attempts. `similar(task, namespace)` returns rows of traces with how similar their tasks are, 0 to 1."""
 
     def __init__(
-        self, *, store: Store, similar: Similar, reflectors: Sequence[Reflector], settings: LearningSettings, metrics: Metrics
+        self,
+        *,
+        store: Store,
+        similar: Similar,
+        reflectors: Sequence[Reflector],
+        summarizers: Sequence[Summarizer] = (),
+        settings: LearningSettings,
+        metrics: Metrics,
     ) -> None:
-        self._store, self._similar, self._reflectors = store, similar, reflectors
+        self._store, self._similar, self._reflectors, self._summarizers = store, similar, reflectors, summarizers
         self._settings, self._metrics = settings, metrics
 
     async def judge(self, attempt: Attempt, namespace: str, said: Completion) -> Judgement:
-        """Return all parts, found side by side. What the agent said itself wins."""
+        """Return all parts, found side by side. What the agent said itself wins, and is not asked for."""
         problems: dict[str, str] = {}
         plain = reward(attempt.outcome, attempt.observed, like_efforts=(), similarity=0.0)
         reflecting = [self._part(f"reflection_{r.name}", r.reflect(attempt), Reflection(), problems) for r in self._reflectors]
-        rewarded, summed, reflections = await asyncio.gather(
+        asked = () if said.summary else self._summarizers
+        summing = [self._part("summary", to_thread.run_sync(summary, attempt), "", problems)]
+        summing += [self._part(f"summary_{s.name}", s.summarize(attempt), "", problems) for s in asked]
+        rewarded, summaries, reflections = await asyncio.gather(
             self._part("reward", self._reward(attempt, namespace, problems), plain, problems),
-            self._part("summary", to_thread.run_sync(summary, attempt), "", problems),
+            asyncio.gather(*summing),
             asyncio.gather(*reflecting),
         )
         return Judgement(
             reward=rewarded if said.reward is None else Reward(value=said.reward, parts=rewarded.parts),
             reflection=merge(reflections, known=said.lessons),
-            summary=said.summary or summed,
+            summary=said.summary or "\n".join(filter(None, summaries)),
             problems=problems,
         )
 

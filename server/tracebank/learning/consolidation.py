@@ -22,7 +22,7 @@ from tracebank.store.lesson_groups import Group, GroupKind, KnownLesson, LessonK
 EQUAL_COSINE, LIKE_TASK_COSINE, SAME_SUBJECT_COSINE = 0.95, 0.85, 0.6
 MAX_LESSONS = 1_000
 CONTRARY_CHARS = 160
-_NAMED = re.compile(r"`[^`]+`|“[^”]+”|\"[^\"]+\"|\d+")
+_NAMED = re.compile(r"`[^`]+`|“[^“”]+”|\"[^\"]+\"|\d+")
 _NEGATED = re.compile(r"\b(?:not|never|no|nothing|avoid|without|instead|cannot|fails?|failed|\w+n't)\b", re.IGNORECASE)
 
 Found = tuple[GroupKind, tuple[LessonKey, ...]]

@@ -11,12 +11,12 @@ from typing import Any
 
 from anyio import to_thread
 
-from tracebank.errors import InputError, TracebankError
+from tracebank.errors import InputError
+from tracebank.lasting import Lasting
 from tracebank.learning import patterns
 from tracebank.learning.analysis import observe
 from tracebank.learning.completion import Judge, Judgement
 from tracebank.learning.feedback import USED_WEIGHT
-from tracebank.learning.lasting import Lasting
 from tracebank.learning.reflection import Attempt
 from tracebank.learning.reward import CREDIT
 from tracebank.learning.step_log import Episode, StepLog
@@ -35,7 +35,6 @@ Keep = Callable[[Trace, Callable[[sqlite3.Connection, Added], None]], Awaitable[
 # Names a trace as agents know it: by namespace and id.
 TraceName = tuple[str, str]
 
-RETRY_S = 60.0
 # A clock that was set forward is noticed within this time.
 LONGEST_WAIT_S = 3_600.0
 TAG, ABANDONED_TAG = "episode", "abandoned"
@@ -65,12 +64,11 @@ class Episodes:
         step_log: StepLog,
         judge: Judge,
         keep: Keep,
-        changed: Callable[[int], None],
         settings: LearningSettings,
         limits: Limits,
         now_ms: Callable[[], int],
     ) -> None:
-        self._store, self.step_log, self._judge, self._keep, self._changed = store, step_log, judge, keep, changed
+        self._store, self.step_log, self._judge, self._keep = store, step_log, judge, keep
         self._settings, self._limits, self._now_ms = settings, limits, now_ms
         self._endings = Lasting()
 
@@ -132,7 +130,6 @@ class Episodes:
             reflection=judgement.reflection.text, lessons=tuple(lesson.text for lesson in lessons), problems=judgement.problems,
         )  # fmt: skip
         written: list[Completed] = []
-        credited: set[int] = set()
 
         def also(db: sqlite3.Connection, added: Added) -> None:
             space = traces.namespace_id(db, trace.namespace)
@@ -143,19 +140,16 @@ class Episodes:
                 db, episodes.Closing(episode_id=episode.episode_id, effort=attempt.observed.effort, result=_fields(whole)), added.row
             )
             if said.outcome == Outcome.SUCCESS:
-                credited.update(self._credit(db, recalled))
+                self._credit(db, recalled)
             written.append(whole)
 
         added = await self._keep(trace, also)
-        for space in credited:
-            self._changed(space)
         return replace(written[-1], seq=added.seq)
 
-    def _credit(self, db: sqlite3.Connection, recalled: Sequence[TraceName]) -> list[int]:
-        """Record that these memories had been read. Returns the namespaces they are in."""
+    def _credit(self, db: sqlite3.Connection, recalled: Sequence[TraceName]) -> None:
+        """Record that these memories had been read."""
         rows = [row for namespace, trace_id in recalled for row in traces.rows_of(db, [trace_id], [namespace])]
         feedback.add(db, rows, Evidence(at_ms=self._now_ms(), helpful=True, weight=USED_WEIGHT))
-        return traces.spaces_of(db, rows)
 
     async def handoff(self, episode_id: str) -> str | None:
         """Store all steps of an open episode (a checkpoint), and return what another agent needs to go on; None if it is not open."""
@@ -177,13 +171,25 @@ class Episodes:
         )  # fmt: skip
 
     async def close_abandoned(self) -> None:
-        """Close episodes that have had no step for too long, until cancelled."""
+        """Close the episodes that have had no step for too long, when there are some. Raises: ExceptionGroup, when each was tried."""
+        problems = []
+        for episode in await self._abandoned():
+            try:
+                await self._abandon(episode)
+            except Exception as error:  # one that cannot be closed must not keep the others open
+                error.add_note(f"the abandoned episode {episode.episode_id} is still open")
+                problems.append(error)
+        if problems:
+            raise ExceptionGroup("abandoned episodes cannot be closed yet", problems)
+
+    async def _abandoned(self) -> list[Episode]:
+        """Wait until there are episodes that have had no step for too long, and return them."""
         log_of_steps, limit_ms = self.step_log, self._settings.abandon_after_s * 1000
         while True:
             log_of_steps.changed.clear()
             due = [e for e in log_of_steps.open.values() if e.updated_at_ms + limit_ms <= self._now_ms()]
-            for episode in due:
-                await self._abandon(episode)
+            if due:
+                return due
             if not log_of_steps.open:
                 await log_of_steps.changed.wait()
             left_ms = min((e.updated_at_ms for e in log_of_steps.open.values()), default=0) + limit_ms - self._now_ms()
@@ -191,12 +197,8 @@ class Episodes:
 
     async def _abandon(self, episode: Episode) -> None:
         said = Completion(episode_id=episode.episode_id, outcome=Outcome.UNKNOWN)
-        try:
-            await self._endings.run(self._end(said, (), tags=(TAG, ABANDONED_TAG)))
-            log.info("the episode %s is closed: no step for %g s", episode.episode_id, self._settings.abandon_after_s)
-        except TracebankError as error:
-            log.warning("the abandoned episode %s cannot be closed yet: %s", episode.episode_id, error)
-            await asyncio.sleep(RETRY_S)
+        await self._endings.run(self._end(said, (), tags=(TAG, ABANDONED_TAG)))
+        log.info("the episode %s is closed: no step for %g s", episode.episode_id, self._settings.abandon_after_s)
 
 
 def _fields(completed: Completed) -> dict[str, Any]:

@@ -8,7 +8,6 @@ preferred among those that fit about as well, and none is lifted over one that f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from tracebank.retrieval.fusion import Ranked, by_score
 from tracebank.store.feedback import Evidence
@@ -37,4 +36,4 @@ def weigh(ranking: Sequence[Ranked], priors: Mapping[int, float]) -> tuple[Ranke
     """Return the ranking with each score multiplied by its trace's prior, best first; unknown traces keep theirs."""
     if not priors:
         return tuple(ranking)
-    return tuple(by_score([replace(r, score=min(1.0, r.score * priors[r.row])) if r.row in priors else r for r in ranking]))
+    return tuple(by_score([r.scored(min(1.0, r.score * priors[r.row])) if r.row in priors else r for r in ranking]))

@@ -76,15 +76,16 @@ class Journal:
             view = view[os.write(self._descriptor, view) :]
 
     def rotate(self) -> Sequence[Path]:
-        """End the current segment, so that the next record begins another. Returns all segments that have ended."""
+        """End the current segment, so that the next record begins another. Returns all segments that have ended. Raises: OSError."""
         if self._path is not None:
-            os.close(self._descriptor)
-            self._old = [*self._old, self._path]
-            self._path, self._descriptor = None, -1
+            descriptor, self._descriptor = self._descriptor, -1
+            self._old, self._path = [*self._old, self._path], None
+            # Closed it is in any case, and its number may be another file's by the next time.
+            os.close(descriptor)
         return tuple(self._old)
 
     def drop(self, segments: Sequence[Path]) -> None:
-        """Delete segments whose records are stored."""
+        """Delete segments whose records are stored. Raises: OSError; those that are left are among the ended ones still."""
         for path in segments:
             path.unlink(missing_ok=True)
         self._old = [path for path in self._old if path not in segments]

@@ -18,8 +18,8 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 
 from tracebank.errors import InputError, StoreError
+from tracebank.lasting import Lasting
 from tracebank.learning.journal import Journal
-from tracebank.learning.lasting import Lasting
 from tracebank.metrics import Metrics
 from tracebank.records import Limits, shown
 from tracebank.settings import LearningSettings
@@ -29,7 +29,6 @@ from tracebank.store.episodes import MARKUP_BYTES, OpenEpisode, StepRecord
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 5.0
 # While the store cannot take them, so many steps wait in memory; then agents hear of it.
 MAX_WAITING_FLUSHES = 20
 
@@ -73,6 +72,7 @@ class StepLog:
         self._turn, self._flushing = asyncio.Lock(), asyncio.Lock()
         self._one_at_a_time = CapacityLimiter(1)
         self._buffer: list[StepRecord] = []
+        self._storing: list[StepRecord] = []
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._flushes = Lasting()
@@ -93,7 +93,7 @@ class StepLog:
     @property
     def buffered_steps(self) -> int:
         """Steps that are in the journal and not yet in the store."""
-        return sum(len(record.steps) for record in self._buffer)
+        return _count(self._buffer) + _count(self._storing)
 
     # -- logging ------------------------------------------------------------------------------------------------
 
@@ -158,28 +158,29 @@ class StepLog:
     # -- storing ------------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        if self.buffered_steps >= self._settings.flush_steps:
+        if _count(self._buffer) >= self._settings.flush_steps:
             self._due.set()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._settings.flush_s, self._due.set)
 
-    async def run(self) -> None:
-        """Store steps when it is time, until cancelled."""
-        while True:
-            await self._due.wait()
-            try:
-                await self.flush()
-            except StoreError as error:
-                log.warning("steps wait in the journal: %s", error)
-                await asyncio.sleep(RETRY_S)
-                self._due.set()
+    async def store_due(self) -> None:
+        """Store steps when it is time. Raises: StoreError, OSError; then it is time still."""
+        await self._due.wait()
+        await self.flush()
 
     async def flush(self) -> None:
-        """Store every step that was logged until now, in one commit. Raises: StoreError; then they stay in the journal."""
+        """Store every step that was logged until now, in one commit. Raises: StoreError, OSError; then they stay in the journal."""
         # Steps that are half way between buffer and store must not be lost because one caller is cancelled.
         await self._flushes.run(self._flush())
 
     async def _flush(self) -> None:
+        try:
+            await self._store_buffer()
+        except BaseException:
+            self._due.set()
+            raise
+
+    async def _store_buffer(self) -> None:
         async with self._flushing:
             async with self._turn:
                 self._due.clear()
@@ -188,14 +189,17 @@ class StepLog:
                     self._timer = None
                 if not self._buffer:
                     return
-                records, self._buffer = self._buffer, []
                 segments = await self._off_the_loop(self._journal.rotate)
+                records, self._buffer = self._buffer, []
+                self._storing = records
             try:
                 with self._metrics.timed("store_steps"):
                     await self._store.write(lambda db: episodes.put(db, records))
             except BaseException:
                 self._buffer[:0] = records
                 raise
+            finally:
+                self._storing = []
             await self._off_the_loop(self._journal.drop, segments)
             if not self._buffer:
                 self.stored.set()
@@ -206,9 +210,10 @@ class StepLog:
     async def close(self) -> None:
         """Store what is buffered; where that fails the journal keeps it for the next engine."""
         await self._flushes.settled()
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError, OSError):
             await self.flush()
-        self._journal.close()
+        with contextlib.suppress(OSError):
+            self._journal.close()
 
     # -- reading and completing ---------------------------------------------------------------------------------
 
@@ -235,6 +240,10 @@ class StepLog:
             yield found
             if found is not None:
                 del self.open[episode_id]
+
+
+def _count(records: Sequence[StepRecord]) -> int:
+    return sum(len(record.steps) for record in records)
 
 
 def _size_bytes(step: Step) -> int:

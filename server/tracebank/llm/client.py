@@ -9,10 +9,9 @@ from typing import Any
 
 from anyio import to_thread
 
-from tracebank.caching import LruCache
+from tracebank.caching import Flights, LruCache
 from tracebank.errors import InputError, LlmCallError, LlmError, LlmExhaustedError, LlmOffError, TracebankError
 from tracebank.llm.base import Completion, Provider, Request, World
-from tracebank.llm.flights import Flights
 from tracebank.settings import LlmSettings
 
 MAX_CONCURRENCY = 100
@@ -158,6 +157,7 @@ class LlmClient:
         }
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and finish the account."""
         for provider in self._providers.values():
             await provider.close()
+        await self._world.spending.settled()

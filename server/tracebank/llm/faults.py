@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,11 +10,14 @@ from typing import Any
 import httpx
 
 from tracebank.errors import LlmCallError, LlmRejectedError, LlmUnavailableError
+from tracebank.llm.storable import storable_json
 
 SHOWN_CHARS = 300
 # Refused before any work was done: asking again does nothing twice. 529 is Anthropic's "overloaded".
 _UNPROCESSED = frozenset({425, 429, 503, 529})
 _TRANSIENT = frozenset({408, 409, 500, 502, 504}) | _UNPROCESSED
+# A gateway's, which gave up on whoever may have done the work; from 520 on they are Cloudflare's.
+_GATEWAY = frozenset({408, 502, 504, *range(520, 600)}) - _UNPROCESSED
 _BY_STATUS = {
     401: "it does not accept the key",
     403: "the key may not do this",
@@ -47,6 +49,11 @@ def of_network(provider: str, error: Exception) -> LlmUnavailableError:
     return LlmUnavailableError(provider, f"{said[:SHOWN_CHARS]} ({type(error).__name__})", processed=not never_sent, again=True)
 
 
+def is_charged(error: LlmCallError) -> bool:
+    """Return whether the provider may charge for a call that ended so: where no answer came whole, or a gateway's, the work may be done."""
+    return error.processed and (error.status is None or error.status in _GATEWAY)
+
+
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
     """Return how long the provider asks to be left alone: in seconds, or until a date (RFC 9110, 10.2.3)."""
     value = headers.get("retry-after", "").strip()
@@ -64,7 +71,7 @@ def _said(body: bytes) -> str:
     """Return the message in a body that tells of an error, as the providers write it, else its beginning."""
     text = body.decode("utf-8", "replace")
     try:
-        error: Any = json.loads(text)
+        error: Any = storable_json(text)
     except ValueError:
         return " ".join(text.split())
     error = error.get("error", error) if isinstance(error, dict) else error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import ssl
@@ -17,6 +16,8 @@ from anyio import to_thread
 
 from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmUnavailableError
 from tracebank.llm.faults import SHOWN_CHARS, of_network, of_status, without
+from tracebank.llm.lanes import Lanes, proxy_of
+from tracebank.llm.storable import storable_json
 
 MAX_ANSWER_BYTES = 16 * 1_048_576
 KEEPALIVE_S = 60.0
@@ -80,7 +81,7 @@ class Pool:
 
     def _parsed(self, content: bytes, key: str) -> Mapping[str, Any]:
         try:
-            payload = json.loads(content)
+            payload = storable_json(content)
         except ValueError as error:
             shown = without(key, content.decode("utf-8", "replace"))[-SHOWN_CHARS:]
             raise LlmAnswerError(self._provider, f"its answer is not JSON ({error}), and ends with {shown!r}", again=True) from error
@@ -96,14 +97,21 @@ class Pool:
             return self._client
 
     def _make(self) -> httpx.AsyncClient:
-        limits = self._limits
+        limits, certificates = self._limits, self._certificates()
+        proxy = proxy_of(httpx.URL(self._base_url))
+
+        def lane() -> httpx.AsyncHTTPTransport:
+            one = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_S)
+            try:
+                return httpx.AsyncHTTPTransport(http2=True, verify=certificates, limits=one, proxy=proxy)
+            except (ValueError, ImportError, httpx.InvalidURL) as error:
+                # The error's own text can hold the proxy's password.
+                problem = f"the proxy that the environment names cannot be used ({type(error).__name__}): write it as http://host:port"
+                raise LlmRejectedError(self._provider, problem, processed=False) from None
+
         return httpx.AsyncClient(
-            http2=True,
-            verify=self._certificates(),
+            transport=Lanes(lane, size=limits.connections, keepalive_s=KEEPALIVE_S),
             timeout=httpx.Timeout(connect=limits.connect_s, read=limits.read_s, write=limits.write_s, pool=limits.pool_s),
-            limits=httpx.Limits(
-                max_connections=limits.connections, max_keepalive_connections=limits.connections, keepalive_expiry=KEEPALIVE_S
-            ),
         )
 
     def _certificates(self) -> ssl.SSLContext:

@@ -20,7 +20,7 @@ from tracebank.errors import (
 )
 from tracebank.llm.base import Answer, Completion, Dialect, Price, Request, World
 from tracebank.llm.breaker import Breaker
-from tracebank.llm.faults import SHOWN_CHARS, of_status, without
+from tracebank.llm.faults import SHOWN_CHARS, is_charged, of_status, without
 from tracebank.llm.fitting import count_tokens, fitted
 from tracebank.llm.pool import Pool
 from tracebank.llm.retrying import Patience, attempts, is_too_long
@@ -132,8 +132,7 @@ class PooledProvider:
         return LlmUnavailableError(self.name, f"it failed: {without(key, str(told))[:SHOWN_CHARS]}", status=200, again=True)
 
     async def _failed(self, error: LlmCallError, reservation: Reservation) -> None:
-        # An answer that is an error is not charged for. Where none came whole, the work may have been done.
-        if error.status is not None or not error.processed:
+        if not is_charged(error):
             await self._settle(reservation, Spent())
         if is_too_long(error.retry_after_s, self._patience):
             assert error.retry_after_s is not None

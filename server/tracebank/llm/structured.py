@@ -8,21 +8,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from tracebank.errors import InputError
 from tracebank.llm.base import Request
+from tracebank.llm.storable import storable_json
 
 SCHEMA_NAME = "answer"
+# To check a schema takes 2 ms, and a caller has few of them.
+KNOWN_SCHEMAS = 64
 _SHOWN_CHARS = 300
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise InputError unless `schema` is a JSON Schema."""
+    try:
+        written = json.dumps(schema)
+    except (TypeError, ValueError) as error:
+        raise InputError("schema", f"is not JSON: {error}") from error
+    _check_written(written)
+
+
+@lru_cache(maxsize=KNOWN_SCHEMAS)
+def _check_written(schema: str) -> None:
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
-        Draft202012Validator.check_schema(dict(schema))
+        Draft202012Validator.check_schema(json.loads(schema))
     except SchemaError as error:
         raise InputError("schema", f"is not a JSON Schema: {error.message[:_SHOWN_CHARS]}") from error
 
@@ -33,7 +46,7 @@ def parsed(text: str, schema: Mapping[str, Any]) -> Any:
     from jsonschema.exceptions import best_match
 
     try:
-        value = json.loads(_unfenced(text))
+        value = storable_json(_unfenced(text))
     except ValueError as error:
         raise ValueError(f"the answer is not JSON ({error})") from error
     if (wrong := best_match(Draft202012Validator(dict(schema)).iter_errors(value))) is not None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracebank.llm.base import Answer, Request
+from tracebank.llm.dialects.usage import tokens
 from tracebank.llm.structured import SCHEMA_NAME, is_strict
 
 
@@ -48,8 +49,8 @@ class Chat:
         return Answer(
             text=_text(message.get("content")),
             model=payload.get("model") or "",
-            tokens_in=usage.get("prompt_tokens"),
-            tokens_out=usage.get("completion_tokens"),
+            tokens_in=tokens(usage, "prompt_tokens"),
+            tokens_out=tokens(usage, "completion_tokens"),
             truncated=finish == "length",
             refusal=message.get("refusal") or filtered,
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracebank.llm.base import Answer, Request
+from tracebank.llm.dialects.usage import tokens
 from tracebank.llm.structured import SCHEMA_NAME
 
 
@@ -42,16 +43,16 @@ class Messages:
         """Read an answer's JSON. Raises: KeyError, TypeError where it is none."""
         usage = payload.get("usage") or {}
         stop = payload.get("stop_reason")
-        tokens_in = usage.get("input_tokens")
+        tokens_in = tokens(usage, "input_tokens")
         if tokens_in is not None:
             # What was written to or read from the provider's prompt cache is not in the first count.
-            tokens_in += (usage.get("cache_creation_input_tokens") or 0) + (usage.get("cache_read_input_tokens") or 0)
+            tokens_in += (tokens(usage, "cache_creation_input_tokens") or 0) + (tokens(usage, "cache_read_input_tokens") or 0)
         text = "".join(_text(block) for block in payload["content"])
         return Answer(
             text=text,
             model=payload.get("model") or "",
             tokens_in=tokens_in,
-            tokens_out=usage.get("output_tokens"),
+            tokens_out=tokens(usage, "output_tokens"),
             truncated=stop == "max_tokens",
             refusal=(text or "it gave no reason") if stop == "refusal" else "",
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracebank.llm.base import Answer, Request
+from tracebank.llm.dialects.usage import tokens
 from tracebank.llm.structured import SCHEMA_NAME, is_strict
 
 
@@ -40,8 +41,8 @@ class Responses:
         return Answer(
             text="".join(part["text"] for part in parts if part["type"] == "output_text"),
             model=payload.get("model") or "",
-            tokens_in=usage.get("input_tokens"),
-            tokens_out=usage.get("output_tokens"),
+            tokens_in=tokens(usage, "input_tokens"),
+            tokens_out=tokens(usage, "output_tokens"),
             truncated=reason == "max_output_tokens",
             refusal="".join(part["refusal"] for part in parts if part["type"] == "refusal") or filtered,
         )
