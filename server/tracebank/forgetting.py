@@ -30,25 +30,31 @@ class Forgotten:
 async def forget(
     engine: Engine,
     *,
-    trace_ids: object = (),
+    trace_ids: object = None,
     namespace: object = None,
     tags: object = None,
     outcome: object = None,
     before: object = None,
+    metadata: object = None,
     dry_run: object = True,
     within: str | None = None,
 ) -> Forgotten:
-    """Delete traces by id, or by namespace, tags, outcome and before; with `dry_run` only say which.
+    """Delete traces by id, or by namespace, tags, outcome, before and metadata; with `dry_run` only say which.
 
-    Where no namespace is named, `within` is the one looked into; None: all. Raises: InputError, and nothing is deleted.
+    Where no namespace is named, `within` is the one looked into; None: all. What is given but empty is refused: a list that
+    turned out empty must not mean everything. Raises: InputError, and nothing is deleted.
     """
-    ids = [check_id(f"trace_ids[{i}]", trace_id, engine.limits) for i, trace_id in enumerate(check_list("trace_ids", trace_ids, MAX_IDS))]
-    filters = parse_filters({"tags": tags, "outcome": outcome}, engine.limits)
+    for name, given in (("trace_ids", trace_ids), ("tags", tags), ("metadata", metadata)):
+        if isinstance(given, list | tuple | dict) and not given:
+            raise InputError(name, "is empty, which would mean everything else that is asked for: leave it out, or say what to forget")
+    listed = check_list("trace_ids", trace_ids if trace_ids is not None else [], MAX_IDS)
+    ids = [check_id(f"trace_ids[{i}]", trace_id, engine.limits) for i, trace_id in enumerate(listed)]
+    filters = parse_filters({"tags": tags, "outcome": outcome, "metadata": metadata}, engine.limits)
     if before is not None:
         filters = replace(filters, until_ms=parse_time("before", before) - 1)
     named = namespace is not None
     if not ids and not filters and not named:
-        raise InputError("trace_ids", "say what to forget: ids, or a namespace, tags, an outcome or a time")
+        raise InputError("trace_ids", "say what to forget: ids, or a namespace, tags, an outcome, a time or metadata")
     if ids and filters:
         raise InputError("trace_ids", "give ids or a filter, not both")
     really = not check_bool("dry_run", dry_run)
@@ -58,8 +64,18 @@ async def forget(
         rows = traces.rows_of(db, ids, names) if ids else traces.matching(db, filters, namespaces=names)
         return rows, tuple(_shown(stored) for stored in traces.load(db, rows[:SAMPLE]).values())
 
-    rows, sample = await engine.store.read(matching)
-    return Forgotten(matched=len(rows), deleted=await engine.forget(rows) if really else 0, sample=sample)
+    if not really:
+        rows, sample = await engine.store.read(matching)
+        return Forgotten(matched=len(rows), deleted=0, sample=sample)
+
+    def choose(db: sqlite3.Connection) -> Sequence[int]:
+        nonlocal rows, sample
+        rows, sample = matching(db)
+        return rows
+
+    rows, sample = (), ()
+    deleted = await engine.forget(choose)
+    return Forgotten(matched=len(rows), deleted=deleted, sample=sample)
 
 
 def _shown(stored: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,6 @@ from typing import get_args
 
 from anyio import CapacityLimiter, to_thread
 
-from tracebank.chunking import text_hash
 from tracebank.embedding import TokenEncoder, Vectors
 from tracebank.errors import DataDirError, EmbeddingError, IndexFaultError, StoreError, StoreFullError, TracebankError
 from tracebank.index import WordIndex
@@ -42,19 +41,10 @@ MAX_REBUILDS = 3
 
 
 class Indexer:
-    """A loop for each sink, started with `run`. `changed(namespace_id)` is called after each batch that can be found."""
+    """A loop for each sink, started with `run`."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        words: WordIndex,
-        settings: IndexSettings,
-        metrics: Metrics,
-        changed: Callable[[int], None],
-    ) -> None:
-        self._store, self._words, self._settings = store, words, settings
-        self._metrics, self._changed = metrics, changed
+    def __init__(self, *, store: Store, words: WordIndex, settings: IndexSettings, metrics: Metrics) -> None:
+        self._store, self._words, self._settings, self._metrics = store, words, settings, metrics
         self._meanings: dict[Sink, Meaning] = {}
         self._wake = {sink: asyncio.Event() for sink in ALL_SINKS}
         self._refilling = {sink: asyncio.Lock() for sink in ALL_SINKS}
@@ -77,6 +67,11 @@ class Indexer:
         """Take them away again."""
         self._meanings.pop(sink, None)
 
+    @property
+    def meanings(self) -> Mapping[Sink, Meaning]:
+        """The models and vector indexes that are handed over, by sink."""
+        return self._meanings
+
     @asynccontextmanager
     async def exchanging(self) -> AsyncIterator[None]:
         """Let the next model's index become the one that is searched; the body tells the store and who searches.
@@ -87,6 +82,12 @@ class Indexer:
             yield
             self._meanings["vectors"] = self._meanings.pop("vectors_next")
         self.notify()
+
+    @asynccontextmanager
+    async def paused(self, sink: Sink) -> AsyncIterator[None]:
+        """Let an index not be written, while somebody else does something with it."""
+        async with self._serving[sink]:
+            yield
 
     async def run(self) -> None:
         """Serve all sinks until cancelled."""
@@ -122,7 +123,7 @@ class Indexer:
         return True
 
     async def _pending(self, sinks: Sequence[Sink], up_to: int | None) -> bool:
-        return await self._store.read(lambda db: any(outbox.waiting(db, sink, up_to=up_to) for sink in sinks))
+        return await self._store.read(lambda db: any(outbox.is_due(db, sink, up_to=up_to) for sink in sinks))
 
     async def rebuild(self, sink: Sink) -> None:
         """Empty an index and fill it again from the store, in the background. It is searched meanwhile.
@@ -162,6 +163,10 @@ class Indexer:
             except (StoreError, DataDirError) as error:
                 log.warning("%s; the index of %s waits", error, sink)
                 await asyncio.sleep(RETRY_S)
+            except Exception:
+                # Whatever it is: an indexer that ends would leave everything unindexed until the next start.
+                log.exception("the index of %s waits", sink)
+                await asyncio.sleep(RETRY_S)
 
     async def _turn(self, sink: Sink) -> None:
         """Do what is due, or wait until something is."""
@@ -200,11 +205,11 @@ class Indexer:
         usable = self._index_of(sink) is not None and sink not in self.faults
         entries = await self._store.read(lambda db: outbox.due(db, sink, limit=ENTRIES_READ)) if usable else []
         index = self._index_words if sink == "words" else partial(self._index_vectors, sink)
-        for work in await self._store.read(lambda db: load_work(db, entries, max_chunks=self._settings.batch_chunks)) if entries else []:
+        meaning = self._meanings.get(sink)  # none for words
+        load = partial(load_work, entries=entries, max_chunks=self._settings.batch_chunks, model=meaning.model_id if meaning else None)
+        for work in await self._store.read(load) if entries else []:
             with self._metrics.timed(f"index_{sink}"):
                 await self._index_or_set_aside(sink, work, index)
-            if sink != "vectors_next":
-                self._changed(work.namespace_id)
             await self._announce()
         return len(entries)
 
@@ -246,24 +251,24 @@ class Indexer:
             await self._refill(sink)
 
     async def _index_words(self, work: Work) -> None:
-        await to_thread.run_sync(self._words.apply, work.namespace_id, work.upserts(None), work.removals, limiter=self._limiter["words"])
+        await to_thread.run_sync(self._words.apply, work.namespace_id, work.upserts(), work.removed_rows, limiter=self._limiter["words"])
         seqs = [e.seq for e in work.entries]
         await self._store.write(lambda db: outbox.clear(db, seqs))
 
     async def _index_vectors(self, sink: Sink, work: Work) -> None:
         meaning = self._meanings[sink]
         model = meaning.model_id
-        texts = list(dict.fromkeys(text for e in work.entries if e.row in work.stored for text in work.texts(e.row)))
-        hashes = {text: text_hash(text) for text in texts}
-        cached = await self._store.read(lambda db: _kept(db, meaning, set(hashes.values())))
-        missing = [text for text in texts if hashes[text] not in cached]
+        texts = work.texts()
+        cached = await self._store.read(lambda db: _kept(db, meaning, set(texts)))
+        missing = {text: h for h, (text, _) in texts.items() if h not in cached}
         self._metrics.count("chunk_vectors_cached", len(texts) - len(missing))
         self._metrics.count("chunk_vectors_missed", len(missing))
-        fresh = dict(zip(missing, await meaning.embedding.read_chunks(missing), strict=True))
-        embedded = {text: fresh[text].vector if text in fresh else cached[hashes[text]] for text in texts}
-        await to_thread.run_sync(meaning.index.apply, work.namespace_id, work.upserts(embedded), work.removals, limiter=self._limiter[sink])
-        seqs, kept = [e.seq for e in work.entries], {hashes[text]: found.vector for text, found in fresh.items()}
-        tokens = {hashes[text]: found.tokens.codes for text, found in fresh.items() if found.tokens is not None}
+        fresh = dict(zip(missing.values(), await meaning.embedding.read_chunks(list(missing)), strict=True))
+        embedded = cached | {h: found.vector for h, found in fresh.items()}
+        upserts = work.indexed_texts(embedded)
+        await to_thread.run_sync(meaning.index.apply, work.namespace_id, upserts, work.removed_texts, limiter=self._limiter[sink])
+        seqs, kept = [e.seq for e in work.entries], {h: found.vector for h, found in fresh.items()}
+        tokens = {h: found.tokens.codes for h, found in fresh.items() if found.tokens is not None}
 
         def finish(db: sqlite3.Connection) -> None:
             vectors.put(db, model, kept)

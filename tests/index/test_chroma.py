@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import chromadb
 import numpy as np
 import pytest
-from samples import indexed, tiny_vector
+from samples import text_of, tiny_vector
 
-from tracebank.errors import IndexFaultError
-from tracebank.index import ChromaVectorIndex, IndexedTrace
+from tracebank.index import ChromaVectorIndex, IndexedText
 
 
 @pytest.fixture
@@ -23,45 +25,39 @@ def index(tmp_path: Path) -> Iterator[ChromaVectorIndex]:
     opened.close()
 
 
-def random_trace(row: int, count: int, seed: int) -> IndexedTrace:
-    """Return a trace of `count` chunks in random directions."""
+def random_texts(count: int, seed: int) -> list[IndexedText]:
+    """Return texts in random directions."""
     vectors = np.random.default_rng(seed).normal(size=(count, 48)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return IndexedTrace(
-        row=row, trace_id=f"{row}", text="", chunks=tuple(str(i) for i in range(count)), vectors=vectors, outcome="unknown", tags=(),
-        occurred_at_ms=0,
-    )  # fmt: skip
+    return [text_of(f"{seed} {i}", vector=vector) for i, vector in enumerate(vectors)]
 
 
 def test_answers_are_cosines_the_nearest_first(index: ChromaVectorIndex) -> None:
-    """Not Chroma's distances, and exact for every chunk that is found."""
-    trace = random_trace(7, 300, seed=1)
-    assert trace.vectors is not None
-    index.apply(1, [trace], [])
-    question = random_trace(1, 1, seed=2).vectors
-    assert question is not None
-    found = index.query(1, question[0], 20)
-    exact = {(7, i): float(cosine) for i, cosine in enumerate(trace.vectors @ question[0])}
+    """Not Chroma's distances, and exact for every text that is found."""
+    texts, (question,) = random_texts(300, seed=1), random_texts(1, seed=2)
+    index.apply(1, texts, [])
+    found = index.query(1, question.vector, 20)
+    exact = {text.key: float(text.vector @ question.vector) for text in texts}
     assert list(found) == sorted(exact, key=lambda key: -exact[key])[:20]
     assert found == pytest.approx({key: exact[key] for key in found}, abs=1e-5)
 
 
 def test_more_can_be_asked_for_than_there_is(index: ChromaVectorIndex) -> None:
     """Then everything comes, also above the width of Chroma's own search."""
-    index.apply(1, [random_trace(7, 900, seed=3)], [])
-    question = random_trace(1, 1, seed=4).vectors
-    assert question is not None
-    assert len(index.query(1, question[0], 900)) == 900
-    assert len(index.query(1, question[0], 5_000)) == 900
+    index.apply(1, random_texts(900, seed=3), [])
+    (question,) = random_texts(1, seed=4)
+    assert len(index.query(1, question.vector, 900)) == 900
+    assert len(index.query(1, question.vector, 5_000)) == 900
 
 
 def test_any_chroma_client_can_read_the_collection(tmp_path: Path, index: ChromaVectorIndex) -> None:
-    """Ids, texts and the basics of the trace are there."""
-    index.apply(3, [indexed(7, "the first", "the second", trace_id="mine", outcome="failure", occurred_at_ms=5)], [])
+    """Texts and the basics of a trace that has each are there."""
+    texts = [text_of(text, trace_id="mine", outcome="failure", occurred_at_ms=5) for text in ("the first", "the second")]
+    index.apply(3, texts, [])
     index.close()
     client = chromadb.PersistentClient(str(tmp_path / "it"), settings=chromadb.config.Settings(anonymized_telemetry=False))
     found = client.get_collection("namespace-3").get(include=["documents", "metadatas", "embeddings"])
-    assert (found["ids"], found["documents"]) == (["7-0", "7-1"], ["the first", "the second"])
+    assert (found["ids"], found["documents"]) == ([text.key.hex() for text in texts], ["the first", "the second"])
     assert found["metadatas"] == [{"trace_id": "mine", "outcome": "failure", "occurred_at_ms": 5}] * 2
     assert np.allclose(np.asarray(found["embeddings"]), [tiny_vector("the first"), tiny_vector("the second")])
     client.close()
@@ -69,21 +65,22 @@ def test_any_chroma_client_can_read_the_collection(tmp_path: Path, index: Chroma
 
 def test_a_directory_of_another_model_is_set_aside(tmp_path: Path, index: ChromaVectorIndex) -> None:
     """Its vectors mean something else, even where they are as long."""
-    index.apply(1, [indexed(7, "a")], [])
+    index.apply(1, [text_of("a")], [])
     index.close()
     other = ChromaVectorIndex(tmp_path / "it", model="another")
     assert (other.fresh, other.count(1)) == (True, 0)
     other.close()
 
 
-def test_a_trace_without_all_of_its_vectors_is_refused(index: ChromaVectorIndex) -> None:
-    """Rather than searched in part."""
-    whole = random_trace(7, 2, seed=5)
-    assert whole.vectors is not None
-    for vectors in (None, whole.vectors[:1]):
-        partial = IndexedTrace(
-            row=7, trace_id="x", text="", chunks=("a", "b"), vectors=vectors, outcome="unknown", tags=(), occurred_at_ms=0
-        )
-        with pytest.raises(IndexFaultError, match="trace 'x' has 2 chunks and not as many vectors"):
-            index.apply(1, [partial], [])
-    assert index.count(1) == 0
+def test_what_chroma_traces_itself_with_is_neither_loaded_nor_asked_for(tmp_path: Path) -> None:
+    """Also where the environment asks for it; another package can still have it."""
+    code = (
+        "import sys; from pathlib import Path; from tracebank.index import ChromaVectorIndex; "
+        "ChromaVectorIndex(Path(sys.argv[1]), model='tiny').count(1); print({'grpc', 'google.protobuf'} & set(sys.modules)); "
+        "from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter; print(OTLPSpanExporter.__name__)"
+    )
+    asking = {**os.environ, "CHROMA_OTEL_GRANULARITY": "all", "CHROMA_OTEL_COLLECTION_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "it")], env=asking, capture_output=True, encoding="utf-8", check=True
+    )  # fmt: skip
+    assert done.stdout.split("\n") == ["set()", "OTLPSpanExporter", ""]

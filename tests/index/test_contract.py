@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import WAIT_S, indexed, tiny_vector
+from samples import WAIT_S, ChunkIndex, indexed
 
 from tracebank.errors import DataDirError, IndexFaultError
-from tracebank.index import ChromaVectorIndex, ChunkKey, Removal, TantivyWordIndex
+from tracebank.index import ChunkKey, TantivyWordIndex
 from tracebank.index.base import FORMAT_FILE, set_aside
 from tracebank.records import Filters
 
@@ -33,9 +33,9 @@ class Kind:
 
 KINDS = {
     "chroma": Kind(
-        lambda directory: ChromaVectorIndex(directory, model="tiny"),
-        lambda index, namespace: set(index.query(namespace, tiny_vector(NOTE), 1_500)),
-        "ChromaVectorIndex(directory, model='tiny')",
+        ChunkIndex,
+        lambda index, namespace: index.found(namespace, NOTE),
+        "ChunkIndex(directory)",
     ),
     "tantivy": Kind(
         TantivyWordIndex,
@@ -86,7 +86,7 @@ def test_what_is_written_is_found_and_counted_by_chunk(kind: Kind, index: Any) -
 def test_writing_the_same_again_changes_nothing(kind: Kind, index: Any) -> None:
     """So a crash only repeats work."""
     for _ in range(3):
-        index.apply(1, [indexed(7, "note a", "note b")], [Removal(row=8, stale_chunks=2)])
+        index.apply(1, [indexed(7, "note a", "note b")], [8])
     assert kind.keys(index, 1) == {(7, 0), (7, 1)}
     assert index.count(1) == 2
 
@@ -95,15 +95,15 @@ def test_writing_the_same_again_changes_nothing(kind: Kind, index: Any) -> None:
 def test_an_update_leaves_nothing_of_the_text_before(kind: Kind, index: Any, before: int, after: int) -> None:
     """Chunks beyond the new end are removed."""
     index.apply(1, [indexed(7, *(f"note old {i}" for i in range(before))), indexed(8, "note other")], [])
-    index.apply(1, [indexed(7, *(f"note new {i}" for i in range(after)), stale=before)], [])
+    index.apply(1, [indexed(7, *(f"note new {i}" for i in range(after)))], [])
     assert kind.keys(index, 1) == {(7, i) for i in range(after)} | {(8, 0)}
     assert index.count(1) == after + 1
 
 
 def test_removing_takes_the_trace_and_no_other(kind: Kind, index: Any) -> None:
-    """Also where more chunks are named than there are, or none of the trace is there."""
+    """Also where none of the trace is there."""
     index.apply(1, [indexed(7, "note a", "note b"), indexed(8, "note c")], [])
-    index.apply(1, [], [Removal(row=7, stale_chunks=9), Removal(row=99, stale_chunks=1), Removal(row=98, stale_chunks=0)])
+    index.apply(1, [], [7, 99, 98])
     assert kind.keys(index, 1) == {(8, 0)}
     assert index.count(1) == 1
 
@@ -111,7 +111,7 @@ def test_removing_takes_the_trace_and_no_other(kind: Kind, index: Any) -> None:
 def test_upserts_and_removals_go_together(kind: Kind, index: Any) -> None:
     """One batch holds both."""
     index.apply(1, [indexed(7, "note a")], [])
-    index.apply(1, [indexed(8, "note b")], [Removal(row=7, stale_chunks=1)])
+    index.apply(1, [indexed(8, "note b")], [7])
     assert kind.keys(index, 1) == {(8, 0)}
 
 
@@ -125,7 +125,7 @@ def test_a_batch_may_be_larger_than_what_is_written_at_once(kind: Kind, index: A
     """A trace of 1 MiB has thousands of chunks."""
     index.apply(1, [indexed(7, *(f"note {i}" for i in range(1_200)))], [])
     assert index.count(1) == 1_200
-    index.apply(1, [indexed(7, "note", stale=1_200)], [])
+    index.apply(1, [indexed(7, "note")], [])
     assert (index.count(1), kind.keys(index, 1)) == (1, {(7, 0)})
 
 
@@ -134,7 +134,7 @@ def test_namespaces_see_nothing_of_each_other(kind: Kind, index: Any) -> None:
     index.apply(1, [indexed(7, "note one")], [])
     index.apply(2, [indexed(7, "note two", "note three")], [])
     assert (kind.keys(index, 1), kind.keys(index, 2)) == ({(7, 0)}, {(7, 0), (7, 1)})
-    index.apply(2, [], [Removal(row=7, stale_chunks=2)])
+    index.apply(2, [], [7])
     assert (index.count(1), index.count(2)) == (1, 0)
 
 
@@ -154,7 +154,7 @@ def test_everything_is_there_when_it_is_opened_again(kind: Kind, directory: Path
     again = kind.open(directory)
     assert not again.fresh
     assert (kind.keys(again, 1), kind.keys(again, 2)) == ({(7, 0), (7, 1)}, {(8, 0)})
-    again.apply(1, [], [Removal(row=7, stale_chunks=2)])
+    again.apply(1, [], [7])
     assert again.count(1) == 0
     again.close()
 
@@ -163,8 +163,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from samples import indexed
-from tracebank.index import ChromaVectorIndex, TantivyWordIndex
+from samples import ChunkIndex, indexed
+from tracebank.index import TantivyWordIndex
 directory = Path(sys.argv[1])
 index = {source}
 index.mark_filled()
@@ -296,8 +296,8 @@ def test_a_batch_that_fails_leaves_the_next_alone(kind: Kind, index: Any) -> Non
     """Neither an open writer's lock nor a half-written batch stays behind, even while the error is being handled."""
     index.apply(1, [indexed(7, "note a")], [])
     with pytest.raises(IndexFaultError) as caught:
-        # A time that no index has room for, and no vector.
-        index.apply(1, [indexed(8, "note b"), indexed(9, "note c", occurred_at_ms=10**30, vectors=None)], [])
+        # A time that is none.
+        index.apply(1, [indexed(8, "note b"), indexed(9, "note c", occurred_at_ms=object())], [])
     index.apply(1, [indexed(10, "note d")], [])
     assert {(7, 0), (10, 0)} <= kind.keys(index, 1)
     assert (9, 0) not in kind.keys(index, 1)

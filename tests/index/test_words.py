@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 from samples import indexed
 
-from tracebank.index import Removal, TantivyWordIndex, WordHits
-from tracebank.index.words import query_terms
+from tracebank.index import TantivyWordIndex, WordHits
+from tracebank.index.analysis import query_terms
 from tracebank.records import Filters, Outcome
 
 ANYTHING = Filters()
@@ -50,7 +51,7 @@ def rows_for(index: TantivyWordIndex, question: str, filters: Filters = ANYTHING
 )
 def test_a_question_becomes_its_distinct_stemmed_words(question: str, terms: list[str]) -> None:
     """Without stop words, unless it has no others; scripts without spaces go by the character."""
-    assert query_terms(question) == terms
+    assert list(query_terms(question)) == terms
 
 
 def test_words_are_found_in_every_form_and_case(index: TantivyWordIndex) -> None:
@@ -156,8 +157,8 @@ def test_scores_stay_between_0_and_1_however_much_was_updated_and_removed(index:
     """Until tantivy merges them away, deleted texts still count in its statistics: they must not turn the scale."""
     index.apply(1, [indexed(row, f"apple number{row}", f"apple again{row}") for row in range(1, 60)], [])
     for version in range(3):
-        index.apply(1, [indexed(row, f"apple version{version}", stale=2) for row in range(1, 59)], [])
-    index.apply(1, [], [Removal(row=row, stale_chunks=1) for row in range(1, 30)])
+        index.apply(1, [indexed(row, f"apple version{version}") for row in range(1, 59)], [])
+    index.apply(1, [], list(range(1, 30)))
     found = index.query(1, "apple", 100, ANYTHING)
     assert set(found.traces) == set(range(30, 60))
     assert all(0 < score <= 1 for score in (*found.chunks.values(), *found.traces.values()))
@@ -232,4 +233,65 @@ def test_an_index_at_rest_is_searched_and_written_as_before(tmp_path: Path) -> N
     assert set(index.query(1, "kiwi", 5, Filters()).traces) == {1}
     index.apply(1, [indexed(2, "another kiwi")], [])
     assert set(index.query(1, "kiwi", 5, Filters()).traces) == {1, 2}
+    index.close()
+
+
+def known(index: TantivyWordIndex, word: str) -> int:
+    """Return how many texts have a word, those that are only marked as deleted among them."""
+    fields = index._open(1)
+    return fields.chunks.searcher.doc_freq("text", word) + fields.traces.searcher.doc_freq("text", word)
+
+
+def test_a_copy_takes_the_place_of_a_namespace_without_what_was_deleted(index: TantivyWordIndex) -> None:
+    """What is written while it is filled goes into both, and is searched all the time."""
+    first, last = indexed(1, "a secret osprey"), indexed(2, "an osprey")
+    index.apply(1, [first, last], [])
+    index.apply(1, [], [1])
+    assert known(index, "secret")
+    index.begin_copy(1)
+    index.apply(1, [indexed(3, "another osprey")], [])
+    assert index.fill_copy(1, [last])
+    index.apply(1, [indexed(4, "an osprey, and later none")], [])
+    index.apply(1, [], [4])
+    assert sorted(rows_for(index, "osprey")) == [2, 3]
+    assert index.exchange_copy(1)
+    assert sorted(rows_for(index, "osprey")) == [2, 3]
+    assert not known(index, "secret")
+    index.apply(1, [indexed(5, "a fifth osprey")], [3])
+    assert sorted(rows_for(index, "osprey")) == [2, 5]
+    # There is no copy any more.
+    assert not index.fill_copy(1, [first])
+    assert not index.exchange_copy(1)
+
+
+def test_an_index_that_is_emptied_while_a_copy_is_filled_stays_empty(index: TantivyWordIndex) -> None:
+    """It is filled from the store anew, and the copy is not missed."""
+    index.apply(1, [indexed(1, "osprey")], [])
+    index.begin_copy(1)
+    index.clear()
+    index.mark_filled()
+    assert not index.fill_copy(1, [indexed(1, "osprey")])
+    assert not index.exchange_copy(1)
+    assert rows_for(index, "osprey") == []
+
+
+@pytest.mark.parametrize("killed", ["while it was filled", "when it was whole", "when the former was gone"])
+def test_a_kill_leaves_the_namespace_or_its_whole_copy(tmp_path: Path, killed: str) -> None:
+    """Never neither, and nothing lies around."""
+    index = TantivyWordIndex(tmp_path)
+    index.mark_filled()
+    index.apply(1, [indexed(1, "osprey"), indexed(2, "secret osprey")], [])
+    index.close()
+    home = tmp_path / "1"
+    copy = tmp_path / ("1.filling" if killed == "while it was filled" else "1.whole")
+    copied = TantivyWordIndex(tmp_path / "elsewhere")
+    copied.apply(1, [indexed(1, "osprey")], [])
+    copied.close()
+    (tmp_path / "elsewhere" / "1").rename(copy)
+    shutil.rmtree(tmp_path / "elsewhere")
+    if killed == "when the former was gone":
+        shutil.rmtree(home)
+    index = TantivyWordIndex(tmp_path)
+    assert sorted(rows_for(index, "osprey")) == ([1, 2] if killed == "while it was filled" else [1])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1"]
     index.close()

@@ -32,10 +32,13 @@ def test_without_a_namespace_only_the_clients_own_is_touched(talk: Talk, namespa
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({}, "trace_ids: say what to forget: ids, or a namespace, tags, an outcome or a time"),
+        ({}, "trace_ids: say what to forget: ids, or a namespace, tags, an outcome, a time or metadata"),
         ({"trace_ids": ["a"], "tags": ["b"]}, "trace_ids: give ids or a filter, not both"),
         ({"outcome": "won", "dry_run": False}, "outcome: must be one of success, failure, partial, unknown"),
         ({"before": "soon", "dry_run": False}, "before: must be an RFC 3339 time"),
+        ({"trace_ids": [], "namespace": "x", "dry_run": False}, "trace_ids: is empty, which would mean everything else that is asked for"),
+        ({"tags": [], "outcome": "failure", "dry_run": False}, "tags: is empty"),
+        ({"metadata": {}, "namespace": "x", "dry_run": False}, "metadata: is empty"),
         ({"namespace": "x", "dry_run": "perhaps"}, "dry_run: must be true or false, not 'perhaps'"),
     ],
 )

@@ -17,6 +17,7 @@ from samples import NOW_MS, WAIT_S, cut, everything, put, trace
 from tracebank.errors import StoreError, StoreFullError
 from tracebank.store import Store, outbox, traces
 from tracebank.store.outbox import SINKS
+from tracebank.store.store import READERS
 from tracebank.store.writer import MAX_BATCH
 
 pytestmark = pytest.mark.anyio
@@ -216,3 +217,20 @@ async def test_on_a_full_disk_small_writes_are_not_taken_down_by_a_large_one(sma
     assert isinstance(results[1], StoreFullError)
     assert [stored.trace.trace_id for stored in await everything(store)] == ["small", "small too"]
     store.close()
+
+
+async def test_a_store_at_rest_keeps_all_its_readers(tmp_path: Path) -> None:
+    """One that is in use is let alone, and as many can read at a time as before."""
+    store = Store.open(tmp_path / "store.sqlite3")
+    await put(store, trace())
+    together = threading.Barrier(READERS)
+
+    def with_the_others(db: sqlite3.Connection) -> int:
+        together.wait(WAIT_S)
+        return int(db.execute("SELECT count(*) FROM traces").fetchone()[0])
+
+    await store.read(lambda _: store.rest())
+    store.rest()
+    assert await asyncio.gather(*(store.read(with_the_others) for _ in range(READERS))) == [1] * READERS
+    store.close()
+    store.rest()

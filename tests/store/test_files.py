@@ -14,7 +14,8 @@ import pytest
 from samples import everything, put, trace
 
 from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreVersionError, TracebankError
-from tracebank.store import Store
+from tracebank.records import Filters
+from tracebank.store import Store, traces
 from tracebank.store.schema import APPLICATION_ID, MIGRATIONS, open_store
 
 pytestmark = pytest.mark.anyio
@@ -212,3 +213,34 @@ def test_a_new_store_is_marked_as_ours(tmp_path: Path) -> None:
         pragmas = {name: db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version", "journal_mode")}
         assert pragmas == {"application_id": APPLICATION_ID, "user_version": len(MIGRATIONS), "journal_mode": "wal"}
         assert [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "secure_delete", "foreign_keys")] == [2, 1, 1]
+
+
+LABELS_TOLD_APART, VECTORS_BY_ROW = 10, 11
+
+
+async def test_true_is_no_number_in_a_store_of_before_either(tmp_path: Path) -> None:
+    """What was written when they were the same is told apart by what the trace says."""
+    path = tmp_path / "store.sqlite3"
+    store = Store.open(path)
+    a, b = await put(store, trace("a", metadata={"merged": True}), trace("b", metadata={"merged": 1}))
+    # As it was.
+    await store.write(lambda db: db.execute("UPDATE labels SET value = 1 WHERE key = 'merged'"))
+    await store.write(lambda db: db.execute(f"PRAGMA user_version = {LABELS_TOLD_APART - 1}"))
+    store.close()
+    store = Store.open(path)
+    for value, row in ((True, a.row), (1, b.row)):
+        filters = Filters(metadata=(("merged", value),))
+        assert list(await store.read(lambda db, filters=filters: traces.matching(db, filters))) == [row]
+    store.close()
+
+
+async def test_vectors_are_kept_where_a_store_of_before_had_them_otherwise(tmp_path: Path) -> None:
+    """Also those whose text no chunk has, as long as they are there."""
+    path = tmp_path / "store.sqlite3"
+    with closing(open_store(path, MIGRATIONS[: VECTORS_BY_ROW - 1])) as db:
+        db.execute("INSERT INTO models (id, name) VALUES (1, 'one'), (2, 'two')")
+        kept = [(model, bytes([n]) * 16, bytes([n, model]) * 8) for model in (1, 2) for n in range(50)]
+        db.executemany("INSERT INTO embeddings VALUES (?, ?, ?)", kept)
+    store = Store.open(path)
+    assert await store.read(lambda db: db.execute("SELECT * FROM embeddings ORDER BY model, text_hash").fetchall()) == kept
+    store.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import sqlite3
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from samples import LIMITS, NOW_MS, cut, everything, model_of, put, tiny_vector,
 from tracebank.chunking import text_hash
 from tracebank.records import Filters, Outcome, parse_trace
 from tracebank.store import Store, outbox, traces, vectors
-from tracebank.store.outbox import BULK, INTERACTIVE, SINKS
+from tracebank.store.outbox import BULK, INTERACTIVE
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +27,7 @@ async def rows(store: Store, sql: str) -> list[tuple[Any, ...]]:
 
 async def queued(store: Store) -> list[tuple[Any, ...]]:
     """Return the outbox."""
-    return await rows(store, "SELECT sink, trace, stale_chunks FROM outbox ORDER BY sink, trace")
+    return await rows(store, "SELECT sink, trace, length(stale_texts) / 16 FROM outbox ORDER BY sink, trace")
 
 
 async def keep_vectors(store: Store, *texts: str) -> int:
@@ -153,13 +155,56 @@ async def test_vectors_are_kept_by_model_and_nearly_exactly(store: Store) -> Non
     model = await keep_vectors(store, *(chunk.text for chunk in cut(trace(content="a b c"))))
     other = await model_of(store, "other")
     assert await model_of(store, "tiny") == model != other
-    found = await store.read(lambda db: vectors.of_traces(db, model, [added.row]))
-    assert {key: float(vector @ tiny_vector(cut(trace(content="a b c"))[key[1]].text)) for key, vector in found.items()} == pytest.approx(
-        {(added.row, i): 1.0 for i in range(added.chunks)}, abs=1e-3
+    keys, matrix = await store.read(lambda db: vectors.of_traces(db, model, [added.row]))
+    exact = {(added.row, i): tiny_vector(chunk.text) for i, chunk in enumerate(cut(trace(content="a b c")))}
+    assert {key: float(vector @ exact[key]) for key, vector in zip(keys, matrix, strict=True)} == pytest.approx(
+        dict.fromkeys(exact, 1.0), abs=1e-3
     )
-    assert await store.read(lambda db: vectors.of_traces(db, other, [added.row])) == {}
+    assert (await store.read(lambda db: vectors.of_traces(db, other, [added.row]))).keys == []
     some = await store.read(lambda db: vectors.of_chunks(db, model, [(added.row, 0), (added.row, 99), (7, 0)]))
-    assert set(some) == {(added.row, 0)}
+    assert some.keys == [(added.row, 0)]
+
+
+async def test_a_whole_namespace_comes_at_once_up_to_a_limit(store: Store) -> None:
+    """One that is larger is not read at all."""
+    (added,) = await put(store, trace(content="a b c"))
+    await put(store, trace(content="a b c", namespace="other"))
+    model = await keep_vectors(store, *(chunk.text for chunk in cut(trace(content="a b c"))))
+    of_one = await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=added.chunks))
+    assert of_one is not None
+    assert of_one.keys == [(added.row, i) for i in range(added.chunks)]
+    assert await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=added.chunks - 1)) is None
+
+
+async def test_the_chunks_that_have_a_text_are_those_of_the_namespace(store: Store) -> None:
+    """In the order of the texts asked for."""
+    one, two = await put(store, trace("1", task="same", content="x"), trace("2", task="same", content="y"))
+    await put(store, trace("1", task="same", content="x", namespace="other"))
+    asked = [text_hash(text) for text in ("y", "same", "nobody's")]
+    found = await store.read(lambda db: vectors.holders(db, 1, asked, limit=10))
+    assert list(found) == [(two.row, two.chunks - 1), (one.row, 0), (two.row, 0)]
+    assert set(found.values()) == set(asked[:2])
+
+
+async def test_a_text_that_many_traces_have_does_not_crowd_out_the_others(store: Store) -> None:
+    """Where not all find room each text has its part."""
+    await put(store, *(trace(f"{i}", task="daily", content="") for i in range(20)), trace("rare", task="rare", content=""))
+    found = await store.read(lambda db: vectors.holders(db, 1, [text_hash("daily"), text_hash("rare")], limit=10))
+    assert list(found.values()) == [text_hash("daily")] * 5 + [text_hash("rare")]
+
+
+async def test_all_that_one_read_reads_is_of_one_moment(store: Store) -> None:
+    """Whatever is committed meanwhile."""
+    await put(store, trace("1"))
+
+    def counted(db: sqlite3.Connection) -> tuple[int, int]:
+        before = traces.count(db, 1)
+        asyncio.run_coroutine_threadsafe(put(store, trace("2")), loop).result()
+        return before, traces.count(db, 1)
+
+    loop = asyncio.get_running_loop()
+    assert await store.read(counted) == (1, 1)
+    assert await store.read(lambda db: traces.count(db, 1)) == 2
 
 
 async def test_a_rows_number_is_never_given_out_twice(store: Store) -> None:
@@ -215,18 +260,19 @@ async def test_pages_hold_every_trace_once_in_the_order_stored(store: Store) -> 
 
 async def test_every_change_is_queued_for_both_indexes_once(store: Store) -> None:
     """A newer entry replaces the one that waits, and remembers the most chunks an index may still hold."""
-    (added,) = await put(store, trace(content="word " * 500))
+    (added,) = await put(store, trace(content=" ".join(f"word{i}" for i in range(500))))
     assert added.chunks > 3
-    assert await queued(store) == [(sink, added.row, 0) for sink in sorted(SINKS)]
+    assert await queued(store) == [("vectors", added.row, 0), ("words", added.row, 0)]
     (updated,) = await put(store, trace(content="short"))
-    assert await queued(store) == [(sink, added.row, added.chunks) for sink in sorted(SINKS)]
+    assert await queued(store) == [("vectors", added.row, added.chunks), ("words", added.row, 0)]
     await put(store, trace(content="shorter", lessons=()))
-    assert await queued(store) == [(sink, added.row, added.chunks) for sink in sorted(SINKS)]
+    # The second update dropped one text that the first had not.
+    assert await queued(store) == [("vectors", added.row, added.chunks + 1), ("words", added.row, 0)]
     assert added.seq is not None
     assert updated.seq is not None
     assert added.seq < updated.seq
     await store.write(lambda db: traces.delete(db, [added.row]))
-    assert await queued(store) == [(sink, added.row, added.chunks) for sink in sorted(SINKS)]
+    assert await queued(store) == [("vectors", added.row, added.chunks + 2), ("words", added.row, 0)]
 
 
 async def test_clearing_an_entry_does_not_clear_the_one_that_replaced_it(store: Store) -> None:
@@ -247,9 +293,17 @@ async def test_what_somebody_waits_for_comes_before_bulk(store: Store) -> None:
     names = {found.row: found.trace.trace_id for found in await everything(store)}
     assert [names[entry.row] for entry in due] == ["i1", "i2", "b1"]
     assert await store.read(lambda db: outbox.waiting(db, "vectors")) == 4
-    assert await store.read(lambda db: outbox.waiting(db, "vectors", up_to=max(entry.seq for entry in due))) == 2
-    first = min(entry.seq for entry in due[:2])
-    assert await store.read(lambda db: outbox.waiting(db, "vectors", up_to=first)) == 1
+    first, second = sorted(entry.seq for entry in due[:2])
+    assert not await store.read(lambda db: outbox.is_due(db, "vectors", up_to=first - 1))
+    assert await store.read(lambda db: outbox.is_due(db, "vectors", up_to=first))
+    await store.write(lambda db: outbox.clear(db, [first]))
+    assert not await store.read(lambda db: outbox.is_due(db, "vectors", up_to=first))
+    assert await store.read(lambda db: outbox.is_due(db, "vectors", up_to=second))
+    await store.write(lambda db: outbox.clear(db, [second]))
+    # Bulk is due, but nobody waits for it.
+    assert not await store.read(lambda db: outbox.is_due(db, "vectors", up_to=max(entry.seq for entry in due)))
+    assert await store.read(lambda db: outbox.is_due(db, "vectors"))
+    assert not await store.read(lambda db: outbox.is_due(db, "no such sink"))
 
 
 async def test_what_is_set_aside_is_out_of_the_way_until_it_is_tried_again(store: Store) -> None:

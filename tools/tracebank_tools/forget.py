@@ -26,12 +26,13 @@ async def forget(
     tags: Annotated[Any, argument(type="array", items={"type": "string"})] = None,
     outcome: Annotated[Any, argument(type="string")] = None,
     before: Annotated[Any, argument("RFC 3339", type="string")] = None,
+    metadata: Annotated[Any, argument(type="object")] = None,
     dry_run: Annotated[Any, argument("Default true: only show", type="boolean")] = None,
 ) -> Annotated[CallToolResult, ForgetResult]:
     """Delete memories for good; first call it as it is and look at what matches."""
     session = session_of(ctx)
     done = await forget_traces(
-        session.engine, trace_ids=trace_ids or (), namespace=namespace, tags=tags, outcome=outcome, before=before,
+        session.engine, trace_ids=trace_ids, namespace=namespace, tags=tags, outcome=outcome, before=before, metadata=metadata,
         dry_run=True if dry_run is None else dry_run, within=session.namespace,
     )  # fmt: skip
     result = ForgetResult(matched=done.matched, deleted=done.deleted, sample=list(done.sample))

@@ -1,7 +1,20 @@
 """The derived indexes: ChromaDB for meaning, tantivy for words. All they hold can be rebuilt from the store."""
 
-from tracebank.index.base import ChunkKey, IndexedTrace, Removal, VectorIndex, WordHits, WordIndex
+from tracebank.index.base import ChunkKey, IndexedText, IndexedTrace, VectorIndex, WordHits, WordIndex, delete_set_aside
 from tracebank.index.chroma import ChromaVectorIndex
+from tracebank.index.served import ChromaServer, ServedVectorIndex
 from tracebank.index.words import TantivyWordIndex
 
-__all__ = ["ChromaVectorIndex", "ChunkKey", "IndexedTrace", "Removal", "TantivyWordIndex", "VectorIndex", "WordHits", "WordIndex"]
+__all__ = [
+    "ChromaServer",
+    "ChromaVectorIndex",
+    "ChunkKey",
+    "IndexedText",
+    "IndexedTrace",
+    "ServedVectorIndex",
+    "TantivyWordIndex",
+    "VectorIndex",
+    "WordHits",
+    "WordIndex",
+    "delete_set_aside",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracebank.errors import DataDirError
-from tracebank.records import Filters
+from tracebank.index.generations import Pair
+from tracebank.records import Filters, Scalar
 
 Vectors = NDArray[np.float32]
 ChunkKey = tuple[int, int]  # (row of the trace in the store, ordinal of the chunk)
@@ -27,25 +28,30 @@ FORMAT_FILE = "format.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedTrace:
-    """A trace as an index needs it. `vectors` is [len(chunks), dim]; the word index does without."""
+    """A trace as the index of words needs it."""
 
     row: int
-    trace_id: str
     text: str
     chunks: tuple[str, ...]
-    vectors: Vectors | None = None
     outcome: str
     tags: tuple[str, ...]
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
     occurred_at_ms: int
-    stale_chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Removal:
-    """A trace to delete, of which the index may hold this many chunks."""
+class IndexedText:
+    """A text as the index of vectors needs it: once, however many chunks have it. The rest is of one trace that has it.
 
-    row: int
-    stale_chunks: int
+    `key` stands for the text (its hash), `vector` is float32 [dim] of length 1.
+    """
+
+    key: bytes
+    text: str
+    vector: Vectors
+    trace_id: str
+    outcome: str
+    occurred_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,8 @@ class Index(Protocol):
     def mark_filled(self) -> None:
         """Write down that everything of the store is here or in the outbox."""
 
-    def apply(self, namespace: int, upserts: Sequence[IndexedTrace], removals: Sequence[Removal]) -> None:
-        """Write and delete traces of one namespace, durably. Raises: IndexFaultError."""
-
     def count(self, namespace: int) -> int:
-        """Return how many chunks are held. Raises: IndexFaultError."""
+        """Return how many chunks, or distinct texts of chunks, are held. Raises: IndexFaultError."""
 
     def clear(self) -> None:
         """Delete everything, in all namespaces."""
@@ -80,14 +83,29 @@ class Index(Protocol):
 
 
 class VectorIndex(Index, Protocol):
-    """Search by meaning."""
+    """Search by meaning.
 
-    def query(self, namespace: int, vector: Vectors, limit: int) -> dict[ChunkKey, float]:
-        """Return the cosine similarity of the (approximately) nearest chunks. Raises: IndexFaultError."""
+    Each text is held once: a graph of near neighbours loses those that lie beside hundreds of equal vectors.
+    """
+
+    def apply(self, namespace: int, upserts: Sequence[IndexedText], removals: Collection[bytes]) -> None:
+        """Write and delete texts of one namespace, durably. Raises: IndexFaultError."""
+
+    def query(self, namespace: int, vector: Vectors, limit: int) -> dict[bytes, float]:
+        """Return the cosine similarity of the (approximately) nearest texts, by key. Raises: IndexFaultError."""
+
+    def scrub(self) -> None:
+        """Take what was deleted off the disk. Nobody may search meanwhile. Raises: IndexFaultError."""
+
+    def pair(self, namespace: int) -> Pair:
+        """Return which generation of a namespace answers, and which is being filled to take its place."""
 
 
 class WordIndex(Index, Protocol):
     """Search by words."""
+
+    def apply(self, namespace: int, upserts: Sequence[IndexedTrace], removals: Sequence[int]) -> None:
+        """Write traces of one namespace and delete others by their row, durably. Raises: IndexFaultError."""
 
     def query(self, namespace: int, text: str, limit: int, filters: Filters) -> WordHits:
         """Return the best chunks and the best traces that share a word with the text. Raises: IndexFaultError."""
@@ -97,6 +115,15 @@ class WordIndex(Index, Protocol):
 
     def idf(self, namespace: int, words: Sequence[str]) -> list[float]:
         """Return how much each word tells among the namespace's chunks: its inverse document frequency. Raises: IndexFaultError."""
+
+    def begin_copy(self, namespace: int) -> None:
+        """Begin a copy of a namespace without what was deleted; what is written from now on goes into both. Raises: IndexFaultError."""
+
+    def fill_copy(self, namespace: int, traces: Sequence[IndexedTrace]) -> bool:
+        """Write traces into the copy only. Returns False where it is gone: all was emptied meanwhile. Raises: IndexFaultError."""
+
+    def exchange_copy(self, namespace: int) -> bool:
+        """Let the copy, which is filled, take the namespace's place. Returns False where it is gone. Raises: IndexFaultError."""
 
 
 def prepare_directory(directory: Path, wanted: Mapping[str, object]) -> bool:
@@ -120,6 +147,14 @@ def mark_directory(directory: Path, wanted: Mapping[str, object]) -> None:
         (directory / FORMAT_FILE).write_text(json.dumps(dict(wanted)), encoding="utf-8")
     except OSError as error:
         raise DataDirError(f"{directory} cannot be written: {error.strerror}") from error
+
+
+def delete_set_aside(directory: Path) -> None:
+    """Delete all indexes in `directory` that were set aside: what is forgotten must not stay in them."""
+    for aside in directory.glob("*.set-aside"):
+        shutil.rmtree(aside, ignore_errors=True)
+        if aside.is_file():
+            aside.unlink(missing_ok=True)
 
 
 def set_aside(directory: Path) -> None:

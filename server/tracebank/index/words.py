@@ -3,183 +3,59 @@
 Each namespace has two small indexes, of chunks and of whole traces: BM25 needs the average length and the
 document frequencies of its own kind of text, and one tenant's words must not weigh in another's.
 Scores are divided by the highest that the query could reach, sum of idf * (k1 + 1), so they fuse with cosines.
+
+What is deleted is only marked, and tantivy cannot be told to merge. So a namespace that something was forgotten of is
+written anew: a copy beside it is filled while it is searched, and what is written meanwhile goes into both.
 """
 
 from __future__ import annotations
 
-import math
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-import tantivy
-
+from tracebank.beside import Beside
 from tracebank.errors import IndexFaultError
-from tracebank.index.base import ChunkKey, IndexedTrace, Removal, WordHits, mark_directory, prepare_directory, set_aside
-from tracebank.index.stopwords import STOP_WORDS
-from tracebank.records import Filters, Outcome
+from tracebank.index.analysis import WORD_PATTERN
+from tracebank.index.base import ChunkKey, IndexedTrace, WordHits, mark_directory, prepare_directory, set_aside
+from tracebank.index.field import WordField
+from tracebank.records import Filters
 
-FORMAT_VERSION = 2
-K1 = 1.2
-# What two neighbouring words of the question add where they are neighbours, of their own BM25: enough to decide
-# between equals, too little to lift a text that lacks other words (0.3 lowered one set of four).
-PAIR_BOOST = 0.1
+FORMAT_VERSION = 4
 # A chunk's number: the trace's row above, the ordinal in the lower bits (1 MiB of text has far fewer chunks).
 ORDINAL_BITS = 20
-WRITER_HEAP_BYTES = 15_000_000
 # Opening a writer costs 40 ms, keeping it costs its threads: those of the namespaces written last stay open.
 MAX_WRITERS = 4
-ANALYZER = "tracebank_words"
-_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}"
-# Runs of letters and digits; scripts that are written without spaces, character by character.
-_WORD_PATTERN = rf"[{_SPACELESS}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_SPACELESS}]]+"
-_LONGEST_WORD_BYTES = 64
+# From here on the whole traces are searched beside the chunks: it takes milliseconds, and handing it to a thread a tenth of one.
+BESIDE_TRACES = 50_000
+SEARCHERS = 2
+# Behind a namespace's number: a copy that is being filled, and one that is whole and takes its place.
+FILLING, WHOLE = ".filling", ".whole"
 
 Result = TypeVar("Result")
 
 
-def _analyzer(*, stem: bool) -> tantivy.TextAnalyzer:
-    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(_WORD_PATTERN))
-    builder = builder.filter(tantivy.Filter.remove_long(_LONGEST_WORD_BYTES)).filter(tantivy.Filter.lowercase())
-    return (builder.filter(tantivy.Filter.stemmer("english")) if stem else builder).build()
-
-
-_PLAIN, _STEMMED = _analyzer(stem=False), _analyzer(stem=True)
-
-
-def stemmed_words(text: str) -> list[str]:
-    """Return the stemmed words of a text in order, each as often as it stands there, stop words too."""
-    return list(_STEMMED.analyze(text))
-
-
-def query_terms(text: str) -> list[str]:
-    """Return the distinct stemmed words of a question, in order, without stop words unless there is nothing else."""
-    words = _PLAIN.analyze(text)
-    telling = [word for word in words if word not in STOP_WORDS] or words
-    return list(dict.fromkeys(stem for word in telling for stem in _STEMMED.analyze(word)))
-
-
-def query_pairs(text: str) -> list[tuple[str, str]]:
-    """Return the distinct pairs of stemmed words that stand beside each other in a question, none of them a stop word.
-
-    "ticket number 7" is not what worker 7 did with ticket number 12: words that belong together are found together.
-    """
-    words = _PLAIN.analyze(text)
-    pairs = [pair for pair in pairwise(words) if not STOP_WORDS & set(pair)]
-    stems = [(_STEMMED.analyze(first), _STEMMED.analyze(second)) for first, second in pairs]
-    return list(dict.fromkeys((first[0], second[0]) for first, second in stems if first and second))
-
-
-def idf(documents: int, having: int) -> float:
-    """Return the inverse document frequency of BM25 as tantivy and Lucene compute it."""
-    return math.log(1 + (documents - having + 0.5) / (having + 0.5))
-
-
-class _Field:
-    """One tantivy index: numbered texts with the trace's row, outcome, tags and time beside them."""
-
-    def __init__(self, directory: Path) -> None:
-        builder = tantivy.SchemaBuilder()
-        builder.add_unsigned_field("number", indexed=True, fast=True)
-        builder.add_unsigned_field("row", indexed=True)
-        builder.add_text_field("text", tokenizer_name=ANALYZER, index_option="position")
-        builder.add_text_field("outcome", tokenizer_name="raw", index_option="basic")
-        builder.add_text_field("tag", tokenizer_name="raw", index_option="basic")
-        builder.add_integer_field("occurred_at_ms", indexed=True, fast=True)
-        self.schema = builder.build()
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.index = tantivy.Index(self.schema, path=str(directory))
-        self.index.register_tokenizer(ANALYZER, _STEMMED)
-        self.searcher = self.index.searcher()
-        self._writer: tantivy.IndexWriter | None = None
-
-    def write(self, rows: Sequence[int], texts: Sequence[tuple[int, str, IndexedTrace]]) -> None:
-        """Replace everything of the rows by the numbered texts, in one commit."""
-        if self._writer is None:
-            self._writer = self.index.writer(heap_size=WRITER_HEAP_BYTES, num_threads=1)
-        try:
-            self._replace(self._writer, rows, texts)
-        except Exception:
-            # What the writer holds uncommitted must not slip into the next commit.
-            writer, self._writer = self._writer, None
-            writer.rollback()
-            self._writer = writer
-            raise
-        self.index.reload()
-        self.searcher = self.index.searcher()
-
-    def _replace(self, writer: tantivy.IndexWriter, rows: Sequence[int], texts: Sequence[tuple[int, str, IndexedTrace]]) -> None:
-        writer.delete_documents_by_query(tantivy.Query.term_set_query(self.schema, "row", list(rows)))
-        for number, text, trace in texts:
-            document = tantivy.Document()
-            document.add_unsigned("number", number)
-            document.add_unsigned("row", trace.row)
-            document.add_text("text", text)
-            document.add_text("outcome", trace.outcome)
-            for tag in trace.tags:
-                document.add_text("tag", tag)
-            document.add_integer("occurred_at_ms", trace.occurred_at_ms)
-            writer.add_document(document)
-        writer.commit()
-
-    def release_writer(self) -> None:
-        """End the writer with its threads, memory and lock. The next write opens another."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            writer.wait_merging_threads()
-
-    def search(self, text: str, limit: int, restriction: Sequence[tantivy.Query]) -> dict[int, float]:
-        """Return the relative BM25 of the best documents, by number."""
-        searcher, terms = self.searcher, query_terms(text)
-        if not terms or not searcher.num_docs or not limit:
-            return {}
-        documents = self._documents()
-        highest = sum(idf(documents, searcher.doc_freq("text", term)) * (K1 + 1) for term in terms)
-        words = [(tantivy.Occur.Should, tantivy.Query.term_query(self.schema, "text", term, index_option="freq")) for term in terms]
-        pairs = [tantivy.Query.phrase_query(self.schema, "text", list(pair)) for pair in query_pairs(text)]
-        query = tantivy.Query.boolean_query(
-            [*words, *((tantivy.Occur.Should, tantivy.Query.boost_query(pair, PAIR_BOOST)) for pair in pairs)]
-        )
-        if restriction:
-            must = [(tantivy.Occur.Must, tantivy.Query.const_score_query(q, 0.0)) for q in restriction]
-            query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), *must])
-        hits = searcher.search(query, limit=limit, count=False).hits
-        numbers = searcher.fast_field_values("number", [address for _, address in hits])
-        return {int(number or 0): min(1.0, score / highest) for (score, _), number in zip(hits, numbers, strict=True)}
-
-    def idf(self, word: str) -> float:
-        """Return the inverse document frequency of a word as it stands in a text."""
-        documents = self._documents()
-        return max((idf(documents, self.searcher.doc_freq("text", stem)) for stem in _STEMMED.analyze(word)), default=0.0)
-
-    def _documents(self) -> int:
-        # BM25 counts the documents that are deleted but not merged away yet, too; each has one outcome.
-        return sum(self.searcher.doc_freq("outcome", str(outcome)) for outcome in Outcome)
-
-    def restriction(self, filters: Filters) -> list[tantivy.Query]:
-        """Return the filters as queries that must match."""
-        schema = self.schema
-        must = [tantivy.Query.term_query(schema, "tag", tag, index_option="basic") for tag in filters.tags]
-        if filters.outcomes:
-            must.append(tantivy.Query.term_set_query(schema, "outcome", [str(outcome) for outcome in filters.outcomes]))
-        if filters.since_ms is not None or filters.until_ms is not None:
-            low, high = filters.since_ms, filters.until_ms
-            must.append(tantivy.Query.range_query(schema, "occurred_at_ms", tantivy.FieldType.Integer, low, high))
-        return must
-
-    def numbered(self, numbers: Sequence[int]) -> list[tantivy.Query]:
-        """Return the restriction to just these documents."""
-        return [tantivy.Query.term_set_query(self.schema, "number", list(numbers))]
-
-
 @dataclass(frozen=True, slots=True)
 class _Namespace:
-    chunks: _Field
-    traces: _Field
+    chunks: WordField
+    traces: WordField
+
+    @classmethod
+    def open(cls, home: Path) -> _Namespace:
+        return cls(WordField(home / "chunks"), WordField(home / "traces"))
+
+    def write(self, upserts: Sequence[IndexedTrace], removals: Sequence[int]) -> None:
+        rows = [trace.row for trace in upserts] + list(removals)
+        self.chunks.write(rows, [((t.row << ORDINAL_BITS) | i, text, t) for t in upserts for i, text in enumerate(t.chunks)])
+        self.traces.write(rows, [(t.row, t.text, t) for t in upserts])
+
+    def release_writers(self) -> None:
+        self.chunks.release_writer()
+        self.traces.release_writer()
 
 
 class TantivyWordIndex:
@@ -187,13 +63,19 @@ class TantivyWordIndex:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._format = {"format": FORMAT_VERSION, "analyzer": _WORD_PATTERN}
+        self._format = {"format": FORMAT_VERSION, "analyzer": WORD_PATTERN}
         self._lock = threading.Lock()
         # A writer whose task was cancelled still writes: whoever clears or closes waits for it.
         self._writing = threading.Lock()
         self._namespaces: dict[int, _Namespace] = {}
         self._written: OrderedDict[int, _Namespace] = OrderedDict()
+        self._copies: dict[int, _Namespace] = {}
+        self._beside = Beside(SEARCHERS, name="whole-traces")
         self._fresh = not prepare_directory(directory, self._format)
+        for copy in directory.glob(f"*{FILLING}"):
+            shutil.rmtree(copy, ignore_errors=True)
+        for whole in directory.glob(f"*{WHOLE}"):
+            self._take_place(whole)
 
     @property
     def fresh(self) -> bool:
@@ -205,29 +87,30 @@ class TantivyWordIndex:
         mark_directory(self._directory, self._format)
         self._fresh = False
 
-    def apply(self, namespace: int, upserts: Sequence[IndexedTrace], removals: Sequence[Removal]) -> None:
+    def apply(self, namespace: int, upserts: Sequence[IndexedTrace], removals: Sequence[int]) -> None:
         """Write the traces and their chunks; delete what the rows had before."""
-        fields = self._open(namespace)
-        rows = [trace.row for trace in upserts] + [removal.row for removal in removals]
-        chunks = [((t.row << ORDINAL_BITS) | i, text, t) for t in upserts for i, text in enumerate(t.chunks)]
         with self._writing:
-            _guarded(lambda: fields.chunks.write(rows, chunks))
-            _guarded(lambda: fields.traces.write(rows, [(t.row, t.text, t) for t in upserts]))
+            fields = self._open(namespace)
+            _guarded(lambda: fields.write(upserts, removals))
             self._keep_writers(namespace, fields)
+            if (copy := self._copies.get(namespace)) is not None:
+                _guarded(lambda: copy.write(upserts, removals))
 
     def query(self, namespace: int, text: str, limit: int, filters: Filters) -> WordHits:
         """Return the best chunks and traces, at most `limit` of each."""
         fields = self._open(namespace)
-        chunks = _guarded(lambda: fields.chunks.search(text, limit, fields.chunks.restriction(filters)))
-        traces = _guarded(lambda: fields.traces.search(text, limit, fields.traces.restriction(filters)))
-        return WordHits({_key(number): score for number, score in chunks.items()}, traces)
+        return self._both(fields, lambda field: field.search(text, limit, field.restriction(filters)))
 
     def score(self, namespace: int, text: str, keys: Sequence[ChunkKey], rows: Sequence[int]) -> WordHits:
         """Return the scores of these chunks and traces."""
         fields = self._open(namespace)
-        numbers = [(row << ORDINAL_BITS) | ordinal for row, ordinal in keys]
-        chunks = _guarded(lambda: fields.chunks.search(text, len(numbers), fields.chunks.numbered(numbers)))
-        traces = _guarded(lambda: fields.traces.search(text, len(rows), fields.traces.numbered(rows)))
+        numbers = {fields.chunks: [(row << ORDINAL_BITS) | ordinal for row, ordinal in keys], fields.traces: list(rows)}
+        return self._both(fields, lambda field: field.search(text, len(numbers[field]), field.numbered(numbers[field])))
+
+    def _both(self, fields: _Namespace, search: Callable[[WordField], dict[int, float]]) -> WordHits:
+        """Search chunks and whole traces, side by side where there are many."""
+        worth = fields.traces.documents >= BESIDE_TRACES
+        chunks, traces = _guarded(lambda: self._beside.both(lambda: search(fields.chunks), lambda: search(fields.traces), worth=worth))
         return WordHits({_key(number): score for number, score in chunks.items()}, traces)
 
     def idf(self, namespace: int, words: Sequence[str]) -> list[float]:
@@ -239,11 +122,58 @@ class TantivyWordIndex:
         """Return how many chunks the namespace holds."""
         return int(self._open(namespace).chunks.searcher.num_docs)
 
+    # -- written anew, without what was deleted ---------------------------------------------------------------------
+
+    def begin_copy(self, namespace: int) -> None:
+        """Begin a copy of a namespace; from now on what is written goes into it, too. Raises: IndexFaultError."""
+        with self._writing:
+            self._drop_copy(namespace)
+            self._copies[namespace] = _guarded(lambda: _Namespace.open(self._home(namespace, FILLING)))
+
+    def fill_copy(self, namespace: int, traces: Sequence[IndexedTrace]) -> bool:
+        """Write traces into the copy only. Returns False where it is gone: all was emptied meanwhile. Raises: IndexFaultError."""
+        with self._writing:
+            if (copy := self._copies.get(namespace)) is None:
+                return False
+            _guarded(lambda: copy.write(traces, []))
+            return True
+
+    def exchange_copy(self, namespace: int) -> bool:
+        """Let the copy, which is filled, take the namespace's place. Returns False where it is gone. Raises: IndexFaultError."""
+        with self._writing, self._lock:
+            if (copy := self._copies.pop(namespace, None)) is None:
+                return False
+            _guarded(copy.release_writers)
+            for former in (self._namespaces.pop(namespace, None), self._written.pop(namespace, None)):
+                if former is not None:
+                    _guarded(former.release_writers)
+            whole = self._home(namespace, WHOLE)
+            _guarded(lambda: self._home(namespace, FILLING).rename(whole))
+            _guarded(lambda: self._take_place(whole))
+            return True
+
+    def _drop_copy(self, namespace: int) -> None:
+        if (copy := self._copies.pop(namespace, None)) is not None:
+            _guarded(copy.release_writers)
+        shutil.rmtree(self._home(namespace, FILLING), ignore_errors=True)
+
+    def _take_place(self, whole: Path) -> None:
+        """Put a whole copy where the namespace was: killed anywhere in between, the next start goes on from here."""
+        home = whole.with_suffix("")
+        shutil.rmtree(home, ignore_errors=True)
+        whole.rename(home)
+
+    def _home(self, namespace: int, suffix: str = "") -> Path:
+        return self._directory / f"{namespace}{suffix}"
+
+    # -- its life -----------------------------------------------------------------------------------------------------
+
     def clear(self) -> None:
         """Set the directory aside and start an empty one: it must work on a broken index too."""
         with self._writing, self._lock:
             self._written.clear()
             self._namespaces.clear()
+            self._copies.clear()
             set_aside(self._directory)
             self._fresh = True
 
@@ -254,8 +184,11 @@ class TantivyWordIndex:
 
     def close(self) -> None:
         """Let go of readers and writers."""
+        self._beside.close()
         with self._writing, self._lock:
             self._release(keep=0)
+            for namespace in list(self._copies):
+                self._drop_copy(namespace)
             self._namespaces.clear()
 
     def _keep_writers(self, namespace: int, fields: _Namespace) -> None:
@@ -267,14 +200,12 @@ class TantivyWordIndex:
     def _release(self, *, keep: int) -> None:
         while len(self._written) > keep:
             _, fields = self._written.popitem(last=False)
-            fields.chunks.release_writer()
-            fields.traces.release_writer()
+            fields.release_writers()
 
     def _open(self, namespace: int) -> _Namespace:
         with self._lock:
             if namespace not in self._namespaces:
-                home = self._directory / str(namespace)
-                self._namespaces[namespace] = _guarded(lambda: _Namespace(_Field(home / "chunks"), _Field(home / "traces")))
+                self._namespaces[namespace] = _guarded(lambda: _Namespace.open(self._home(namespace)))
             return self._namespaces[namespace]
 
 

@@ -66,23 +66,36 @@ def _vector(raw: bytes | None) -> NDArray[np.float32] | None:
 
 
 def replace(db: sqlite3.Connection, space: int, groups: Sequence[tuple[GroupKind, Sequence[LessonKey]]], *, now_ms: int) -> None:
-    """Make these the groups of a namespace, except what somebody has undone and what is gone by now."""
-    undone = _undone(db, space)
-    db.execute("DELETE FROM lesson_groups WHERE namespace_id = ? AND undone_at_ms IS NULL", (space,))
-    for kind, members in groups:
-        if not any(set(members) <= before for before_kind, before in undone if before_kind == kind):
+    """Make these the groups of a namespace, except what somebody has undone and what is gone by now.
+
+    Those that are there already stay: a group made anew would make every kept answer of the namespace unusable.
+    """
+    undone = [(kind, members) for kind, members in _members(db, space, undone=True).values()]
+    wanted = [
+        (kind, members)
+        for kind, members in groups
+        if not any(set(members) <= before for before_kind, before in undone if before_kind == kind)
+    ]
+    present = {(kind, frozenset(members)): number for number, (kind, members) in _members(db, space, undone=False).items()}
+    kept = {number for kind, members in wanted if (number := present.get((kind, frozenset(members)))) is not None}
+    db.executemany("DELETE FROM lesson_groups WHERE id = ?", [(number,) for number in present.values() if number not in kept])
+    for kind, members in wanted:
+        if (kind, frozenset(members)) not in present:
             _make(db, space, kind, members, now_ms)
 
 
-def _undone(db: sqlite3.Connection, space: int) -> list[tuple[str, set[LessonKey]]]:
+def _members(db: sqlite3.Connection, space: int, *, undone: bool) -> dict[int, tuple[str, set[LessonKey]]]:
+    """Return kind and lessons of the groups that are in force, or of those that were undone, by number."""
     found: dict[int, tuple[str, set[LessonKey]]] = {}
     for number, kind, row, ordinal in db.execute(
-        "SELECT g.id, g.kind, m.trace, m.ordinal FROM lesson_groups g JOIN grouped_lessons m ON m.lesson_group = g.id "
-        "WHERE g.namespace_id = ? AND g.undone_at_ms IS NOT NULL",
-        (space,),
+        "SELECT g.id, g.kind, m.trace, m.ordinal FROM lesson_groups g LEFT JOIN grouped_lessons m ON m.lesson_group = g.id "
+        "WHERE g.namespace_id = ? AND (g.undone_at_ms IS NOT NULL) = ?",
+        (space, undone),
     ):
-        found.setdefault(number, (kind, set()))[1].add((row, ordinal))
-    return list(found.values())
+        members = found.setdefault(number, (kind, set()))[1]
+        if row is not None:
+            members.add((row, ordinal))
+    return found
 
 
 def _make(db: sqlite3.Connection, space: int, kind: GroupKind, members: Sequence[LessonKey], now_ms: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,44 +12,53 @@ Sink = Literal["words", "vectors", "vectors_next"]
 # Those that are searched. `vectors_next` is the index of a model that shall take the place of the present one.
 SINKS: tuple[Sink, ...] = ("words", "vectors")
 INTERACTIVE, BULK = 0, 1
+HASH_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One trace that a sink has to index, or to delete where it is gone from the store."""
+    """One trace that a sink has to index, or to delete where it is gone from the store.
+
+    `stale_texts` are hashes of what its chunks were before, which the index may still hold.
+    """
 
     seq: int
     row: int
     namespace_id: int
-    stale_chunks: int
+    stale_texts: tuple[bytes, ...] = ()
 
 
-def put(db: sqlite3.Connection, row: int, namespace_id: int, *, stale_chunks: int, priority: int) -> int:
+def put(db: sqlite3.Connection, row: int, namespace_id: int, *, stale_texts: Collection[bytes], priority: int) -> int:
     """Queue a trace for every sink and return the last sequence number given to one that is searched."""
     if db.execute("SELECT 1 FROM models WHERE role = 'next'").fetchone():
-        _put(db, "vectors_next", row, namespace_id, stale_chunks, BULK)
-    return max(_put(db, sink, row, namespace_id, stale_chunks, priority) for sink in SINKS)
+        _put(db, "vectors_next", row, namespace_id, stale_texts, BULK)
+    return max(_put(db, sink, row, namespace_id, stale_texts, priority) for sink in SINKS)
 
 
-def _put(db: sqlite3.Connection, sink: str, row: int, namespace_id: int, stale_chunks: int, priority: int) -> int:
+def _put(db: sqlite3.Connection, sink: str, row: int, namespace_id: int, stale_texts: Collection[bytes], priority: int) -> int:
     # An entry that is still waiting is replaced by a newer one (so a sink that has just read the old one
     # does not clear the new), but what the index may hold from before is not forgotten.
-    waiting = db.execute("DELETE FROM outbox WHERE sink = ? AND trace = ? RETURNING stale_chunks", (sink, row)).fetchone()
-    stale = max(stale_chunks, waiting[0] if waiting else 0)
+    waiting = db.execute("DELETE FROM outbox WHERE sink = ? AND trace = ? RETURNING stale_texts", (sink, row)).fetchone()
+    # Words are deleted by their trace.
+    stale = {*stale_texts, *_hashes(waiting[0] if waiting else b"")} if sink != "words" else ()
     cursor = db.execute(
-        "INSERT INTO outbox (sink, trace, namespace_id, priority, stale_chunks) VALUES (?, ?, ?, ?, ?)",
-        (sink, row, namespace_id, priority, stale),
+        "INSERT INTO outbox (sink, trace, namespace_id, priority, stale_texts) VALUES (?, ?, ?, ?, ?)",
+        (sink, row, namespace_id, priority, b"".join(sorted(stale))),
     )
     return int(cursor.lastrowid or 0)
+
+
+def _hashes(joined: bytes) -> tuple[bytes, ...]:
+    return tuple(joined[i : i + HASH_BYTES] for i in range(0, len(joined), HASH_BYTES))
 
 
 def due(db: sqlite3.Connection, sink: str, *, limit: int) -> list[Entry]:
     """Return the next entries of a sink: what somebody waits for before bulk, older before newer."""
     found = db.execute(
-        "SELECT seq, trace, namespace_id, stale_chunks FROM outbox WHERE sink = ? AND error IS NULL ORDER BY priority, seq LIMIT ?",
+        "SELECT seq, trace, namespace_id, stale_texts FROM outbox WHERE sink = ? AND error IS NULL ORDER BY priority, seq LIMIT ?",
         (sink, limit),
     )
-    return [Entry(seq=s, row=t, namespace_id=n, stale_chunks=c) for s, t, n, c in found]
+    return [Entry(seq=s, row=t, namespace_id=n, stale_texts=_hashes(h)) for s, t, n, h in found]
 
 
 def clear(db: sqlite3.Connection, seqs: Sequence[int]) -> None:
@@ -67,10 +76,18 @@ def retry(db: sqlite3.Connection) -> int:
     return db.execute("UPDATE outbox SET error = NULL WHERE error IS NOT NULL").rowcount
 
 
-def waiting(db: sqlite3.Connection, sink: str, *, up_to: int | None = None) -> int:
-    """Return how many entries are due; with `up_to`, only those somebody waits for, up to that number."""
+def waiting(db: sqlite3.Connection, sink: str) -> int:
+    """Return how many entries are due."""
+    return int(db.execute("SELECT count(*) FROM outbox WHERE sink = ? AND error IS NULL", (sink,)).fetchone()[0])
+
+
+def is_due(db: sqlite3.Connection, sink: str, *, up_to: int | None = None) -> bool:
+    """Return whether an entry is due; with `up_to`, one that somebody waits for, up to that number.
+
+    Asked after each batch: to count hundreds of thousands that an import has left would take longer than to index a few.
+    """
     where, arguments = ("", (sink,)) if up_to is None else (f" AND priority = {INTERACTIVE} AND seq <= ?", (sink, up_to))
-    return int(db.execute(f"SELECT count(*) FROM outbox WHERE sink = ? AND error IS NULL{where}", arguments).fetchone()[0])
+    return db.execute(f"SELECT 1 FROM outbox WHERE sink = ? AND error IS NULL{where} LIMIT 1", arguments).fetchone() is not None
 
 
 def waiting_rows(db: sqlite3.Connection, sink: str, last_row: int) -> int:
@@ -101,8 +118,7 @@ def fill(db: sqlite3.Connection, sink: str) -> int:
     """
     db.execute("DELETE FROM outbox WHERE sink = ? AND (error IS NOT NULL OR trace NOT IN (SELECT id FROM traces))", (sink,))
     db.execute(
-        "INSERT OR IGNORE INTO outbox (sink, trace, namespace_id, priority, stale_chunks) "
-        "SELECT ?, id, namespace_id, ?, 0 FROM traces ORDER BY id",
+        "INSERT OR IGNORE INTO outbox (sink, trace, namespace_id, priority) SELECT ?, id, namespace_id, ? FROM traces ORDER BY id",
         (sink, BULK),
     )
     return waiting(db, sink)

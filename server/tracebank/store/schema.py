@@ -16,6 +16,36 @@ APPLICATION_ID = 0x54524B42  # "TRKB"
 _SQLITE_HEADER = b"SQLite format 3\x00"
 _BUSY_TIMEOUT_S = 10.0
 
+
+def _stamping(event: str, where: str = "") -> str:
+    """Return a trigger that gives a namespace a new version after an event, such as "INSERT ON traces".
+
+    `where` finds the namespace where the row does not have its number. A version is never given out twice, and is no
+    lower than the time in milliseconds: nor is it by a store that was put back from a copy and written to again.
+    """
+    row = "old" if event.startswith("DELETE") else "new"
+    name = event.lower().replace(" ", "_")
+    when = f"WHEN {row}.sink IN ('words', 'vectors')" if event.endswith("outbox") else ""
+    now_ms = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+    number = f"max((SELECT coalesce(max(version), 0) + 1 FROM versions), {now_ms})"
+    source = where.format(row=row) or "WHERE true"
+    namespace = "namespace_id" if where else f"{row}.namespace_id"
+    return (
+        f"CREATE TRIGGER version_after_{name} AFTER {event} {when} BEGIN INSERT INTO versions SELECT {namespace}, {number} {source} "
+        "ON CONFLICT (namespace_id) DO UPDATE SET version = excluded.version; END;"
+    )
+
+
+# Whatever an answer is made of. Lessons, tags and chunks change with their trace only; an entry that leaves the outbox has
+# reached its index.
+_STAMPING = "\n".join(
+    [
+        *(_stamping(f"{act} ON {table}") for table in ("traces", "patterns", "lesson_groups") for act in ("INSERT", "UPDATE", "DELETE")),
+        _stamping("DELETE ON outbox"),
+        _stamping("INSERT ON feedback", "FROM traces WHERE id = {row}.trace"),
+    ]
+)
+
 # Migration n brings a file of user_version n to n + 1. Never edit one that was released: add the next.
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -192,6 +222,68 @@ MIGRATIONS: tuple[str, ...] = (
         spans TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX original_cuts_by_text ON original_cuts (text_id);
+    """,
+    f"""
+    -- The version of a namespace changes whenever an answer from it may: kept answers say which one they are of.
+    CREATE TABLE versions (namespace_id INTEGER PRIMARY KEY, version INTEGER NOT NULL);
+    CREATE INDEX versions_by_version ON versions (version);
+    {_STAMPING}
+    """,
+    """
+    -- Vectors are indexed by text, so what may have to go is texts: their hashes (16 bytes each), one after the other.
+    ALTER TABLE outbox DROP COLUMN stale_chunks;
+    ALTER TABLE outbox ADD COLUMN stale_texts BLOB NOT NULL DEFAULT x'';
+    -- What a filter asks to be equal: metadata by key, tags with the key ''. `value` has no type, so 1 equals 1.0.
+    CREATE TABLE labels (
+        trace INTEGER NOT NULL REFERENCES traces (id) ON DELETE CASCADE,
+        key TEXT NOT NULL,
+        value NOT NULL,
+        namespace_id INTEGER NOT NULL,
+        PRIMARY KEY (trace, key, value)
+    ) WITHOUT ROWID;
+    CREATE INDEX labels_by_value ON labels (namespace_id, key, value, trace);
+    INSERT OR IGNORE INTO labels SELECT t.id, '', g.tag, t.namespace_id FROM tags g JOIN traces t ON t.id = g.trace;
+    INSERT OR IGNORE INTO labels SELECT t.id, j.key, j.value, t.namespace_id FROM traces t JOIN json_each(t.metadata) j WHERE j.key <> '';
+    DROP INDEX tags_by_tag;
+    """,
+    f"""
+    -- Episodes whose tasks are nearly the same. A kind is known by its example; without it the others are sorted anew.
+    CREATE TABLE kinds (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace_id INTEGER NOT NULL REFERENCES namespaces (id),
+        example INTEGER NOT NULL REFERENCES traces (id) ON DELETE CASCADE
+    );
+    CREATE INDEX kinds_by_example ON kinds (example);
+    CREATE INDEX kinds_by_namespace ON kinds (namespace_id);
+    CREATE TABLE kind_episodes (
+        trace INTEGER PRIMARY KEY REFERENCES traces (id) ON DELETE CASCADE,
+        kind INTEGER NOT NULL REFERENCES kinds (id) ON DELETE CASCADE
+    );
+    CREATE INDEX kind_episodes_by_kind ON kind_episodes (kind);
+    {_stamping("INSERT ON kind_episodes", "FROM kinds WHERE id = {row}.kind")}
+    {_stamping("DELETE ON kinds")}
+    """,
+    """
+    -- In labels true and false are the bytes 1 and 0, which equal no number.
+    DELETE FROM labels WHERE EXISTS (SELECT 1 FROM traces t JOIN json_each(t.metadata) j
+        WHERE t.id = labels.trace AND j.key = labels.key AND j.key <> '' AND j.type IN ('true', 'false'));
+    INSERT OR IGNORE INTO labels SELECT t.id, j.key, CASE j.type WHEN 'true' THEN x'01' ELSE x'00' END, t.namespace_id
+        FROM traces t JOIN json_each(t.metadata) j WHERE j.key <> '' AND j.type IN ('true', 'false');
+    """,
+    """
+    -- Vectors fill pages with a few rows each, which as an index is a deep tree. By row, in the order of their chunks, they are
+    -- read in half the time.
+    CREATE TABLE embeddings_by_row (
+        model INTEGER NOT NULL REFERENCES models (id),
+        text_hash BLOB NOT NULL,
+        vector BLOB NOT NULL,
+        PRIMARY KEY (model, text_hash)
+    );
+    INSERT OR IGNORE INTO embeddings_by_row SELECT e.* FROM models m CROSS JOIN chunks c
+        CROSS JOIN embeddings e ON e.model = m.id AND e.text_hash = c.text_hash;
+    INSERT OR IGNORE INTO embeddings_by_row SELECT * FROM embeddings;
+    DROP TABLE embeddings;
+    ALTER TABLE embeddings_by_row RENAME TO embeddings;
     """,
 )
 

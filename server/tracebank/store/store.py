@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from anyio import CapacityLimiter, to_thread
 from tracebank.errors import DataDirError
 from tracebank.store import traces
 from tracebank.store.schema import connect, open_store, translate
+from tracebank.store.versions import Versions
 from tracebank.store.writer import Writer
 
 Result = TypeVar("Result")
@@ -23,8 +25,8 @@ READERS = 4
 class Store:
     """Opened with `Store.open(path)`, closed with `close()`. `write` is durable when it returns."""
 
-    def __init__(self, path: Path, writer: Writer, readers: queue.LifoQueue[sqlite3.Connection]) -> None:
-        self.path = path
+    def __init__(self, path: Path, writer: Writer, readers: queue.LifoQueue[sqlite3.Connection], versions: Versions) -> None:
+        self.path, self.versions = path, versions
         self._writer, self._readers = writer, readers
         self._limiter = CapacityLimiter(READERS)
 
@@ -32,13 +34,14 @@ class Store:
     def open(cls, path: Path) -> Store:
         """Open or create the store. Raises: StoreError and its kinds, DataDirError."""
         try:
-            writer = Writer(open_store(path), path)
+            versions = Versions(db := open_store(path))
+            writer = Writer(db, path, committed=versions.update)
             readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
             for _ in range(READERS):
                 readers.put(connect(path, read_only=True))
         except sqlite3.Error as error:
             raise DataDirError(f"{path} cannot be opened: {error}") from error
-        return cls(path, writer, readers)
+        return cls(path, writer, readers, versions)
 
     def close(self) -> None:
         """Finish the writes that were submitted and close the file."""
@@ -60,13 +63,28 @@ class Store:
         return await to_thread.run_sync(self.read_now, action, limiter=self._limiter)
 
     def read_now(self, action: Callable[[sqlite3.Connection], Result]) -> Result:
-        """The same, in the caller's thread."""
+        """The same, in the caller's thread. All that `action` reads is of one moment; it must not read through the store again."""
         db = self._readers.get()
         try:
+            db.execute("BEGIN")
             return action(db)
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
         finally:
+            with contextlib.suppress(sqlite3.Error):  # closed meanwhile
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            self._readers.put(db)
+
+    def rest(self) -> None:
+        """Let go of the pages that readers at rest hold, 2 MB each; the next reads fetch them again."""
+        idle: list[sqlite3.Connection] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._readers.get_nowait())
+        for db in idle:
+            with contextlib.suppress(sqlite3.Error):  # closed meanwhile
+                db.execute("PRAGMA shrink_memory")
             self._readers.put(db)
 
     async def shrink(self) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tracebank.chunking import Chunk, text_hash
-from tracebank.records import Filters, Lesson, Outcome, Trace
+from tracebank.records import Filters, Lesson, Outcome, Scalar, Trace
 from tracebank.store import outbox
 
 _COLUMNS = (
     "t.id, n.name, t.trace_id, t.task, t.content, t.outcome, t.parent_id, t.occurred_at_ms, t.metadata, t.created_at_ms, t.updated_at_ms"
 )
+
+
+# The key of tags among the labels; metadata has keys of its own, never empty.
+TAG = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +88,9 @@ def upsert(db: sqlite3.Connection, trace: Trace, chunks: Sequence[Chunk], *, now
             (*values, space, trace.trace_id, now_ms),
         )
         row = int(cursor.lastrowid or 0)
-    _insert_parts(db, row, trace, chunks)
+    _insert_parts(db, row, space, trace, chunks)
     _drop_vectors(db, dropped)
-    seq = outbox.put(db, row, space, stale_chunks=len(dropped), priority=priority)
+    seq = outbox.put(db, row, space, stale_texts=dropped, priority=priority)
     return Added(row=row, status="updated" if found else "created", chunks=len(chunks), seq=seq)
 
 
@@ -98,7 +103,7 @@ def delete(db: sqlite3.Connection, rows: Iterable[int]) -> int:
             dropped = _drop_parts(db, row)
             _drop_vectors(db, dropped)
             db.execute("DELETE FROM traces WHERE id = ?", (row,))
-            outbox.put(db, row, found[0], stale_chunks=len(dropped), priority=outbox.INTERACTIVE)
+            outbox.put(db, row, found[0], stale_texts=dropped, priority=outbox.INTERACTIVE)
             deleted += 1
     return deleted
 
@@ -115,12 +120,14 @@ def spaces_of(db: sqlite3.Connection, rows: Sequence[int]) -> list[int]:
     return [space for (space,) in found]
 
 
-def _insert_parts(db: sqlite3.Connection, row: int, trace: Trace, chunks: Sequence[Chunk]) -> None:
+def _insert_parts(db: sqlite3.Connection, row: int, space: int, trace: Trace, chunks: Sequence[Chunk]) -> None:
     db.executemany(
         "INSERT INTO lessons VALUES (?, ?, ?, ?, ?)",
         [(row, i, lesson.title, lesson.description, lesson.content) for i, lesson in enumerate(trace.lessons)],
     )
     db.executemany("INSERT INTO tags VALUES (?, ?, ?)", [(row, i, tag) for i, tag in enumerate(trace.tags)])
+    labels = _labels(trace.tags, trace.metadata.items())
+    db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", [(row, key, value, space) for key, value in labels])
     db.executemany(
         "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(row, i, c.part, c.item, c.start, c.end, text_hash(c.text)) for i, c in enumerate(chunks)],
@@ -128,9 +135,9 @@ def _insert_parts(db: sqlite3.Connection, row: int, trace: Trace, chunks: Sequen
 
 
 def _drop_parts(db: sqlite3.Connection, row: int) -> list[bytes]:
-    """Delete lessons, tags and chunks. Returns the hash of each chunk there was."""
+    """Delete lessons, tags, labels and chunks. Returns the hash of each chunk there was."""
     hashes = [h for (h,) in db.execute("SELECT text_hash FROM chunks WHERE trace = ?", (row,))]
-    for table in ("lessons", "tags", "chunks"):
+    for table in ("lessons", "tags", "labels", "chunks"):
         db.execute(f"DELETE FROM {table} WHERE trace = ?", (row,))
     return hashes
 
@@ -187,57 +194,67 @@ def rows_of(db: sqlite3.Connection, trace_ids: Sequence[str], namespaces: Sequen
     return [row for (row,) in found]
 
 
-def matching(db: sqlite3.Connection, filters: Filters, *, space: int | None = None, namespaces: Sequence[str] = ()) -> list[int]:
-    """Return the rows that pass the filters, in one namespace by number or in several by name (none: in all)."""
-    where, arguments = _in_namespaces(namespaces)
-    if space is not None:
-        where += " AND t.namespace_id = ?"
-        arguments.append(space)
-    if filters.outcomes:
-        where += " AND t.outcome IN (SELECT value FROM json_each(?))"
-        arguments.append(json.dumps([str(outcome) for outcome in filters.outcomes]))
-    for tag in filters.tags:
-        where += " AND EXISTS (SELECT 1 FROM tags WHERE tags.trace = t.id AND tags.tag = ?)"
-        arguments.append(tag)
-    if filters.since_ms is not None:
-        where += " AND t.occurred_at_ms >= ?"
-        arguments.append(filters.since_ms)
-    if filters.until_ms is not None:
-        where += " AND t.occurred_at_ms <= ?"
-        arguments.append(filters.until_ms)
-    found = db.execute(f"SELECT t.id FROM traces t WHERE 1{where} ORDER BY t.id", arguments)
-    return [row for (row,) in found]
+def matching(
+    db: sqlite3.Connection,
+    filters: Filters,
+    *,
+    space: int | None = None,
+    namespaces: Sequence[str] = (),
+    rows: Collection[int] | None = None,
+    limit: int = -1,
+) -> list[int]:
+    """Return the rows that pass the filters, in one namespace by number or in several by name (none: in all), at most `limit`.
 
-
-def neighbours(db: sqlite3.Connection, rows: Sequence[int], *, reach: int, within_ms: int) -> dict[int, tuple[list[int], list[int]]]:
-    """Return for each row up to `reach` rows before and after it in its namespace, nearest first, in the order of time, then of row.
-
-    No further away than `within_ms`.
+    With `rows` those of them. Without, each namespace is read through the index of what the filters ask to be equal, or of time:
+    as much as matches, not as much as there is.
     """
-    found = db.execute(_NEIGHBOURS, (json.dumps(list(rows)), within_ms, reach))
-    return {
-        row: ((json.loads(with_before) + json.loads(before))[:reach], (json.loads(with_after) + json.loads(after))[:reach])
-        for row, with_before, before, with_after, after in found
-    }
+    spaces = [space] if space is not None else _spaces(db, namespaces)
+    if rows is not None:
+        return _passing(db, "json_each(?) j CROSS JOIN traces t ON t.id = j.value", [json.dumps(list(rows))], filters, spaces, limit)
+    labels = _labels(filters.tags, filters.metadata)
+    found: list[int] = []
+    for one in spaces:
+        left = limit if limit < 0 else limit - len(found)
+        if labels:
+            rarest = min(labels, key=lambda label: _count_of(db, one, label)) if len(labels) > 1 else labels[0]
+            source = "labels l CROSS JOIN traces t ON t.id = l.trace AND l.namespace_id = ? AND l.key = ? AND l.value = ?"
+            found += _passing(db, source, [one, *rarest], filters, [one], left)
+        else:
+            found += _passing(db, "traces t", [], filters, [one], left)
+    return sorted(found)
 
 
-def _nearest(condition: str, order: str) -> str:
-    return (
-        "(SELECT json_group_array(id) FROM (SELECT n.id FROM traces n "
-        f"WHERE n.namespace_id = t.namespace_id AND {condition} ORDER BY {order} LIMIT ?3))"
-    )
+def _passing(
+    db: sqlite3.Connection, source: str, arguments: Sequence[Any], filters: Filters, spaces: Sequence[int], limit: int
+) -> list[int]:
+    where, values = f"t.namespace_id IN ({', '.join('?' * len(spaces))})", list[Any](spaces)
+    if filters.outcomes:
+        where += f" AND t.outcome IN ({', '.join('?' * len(filters.outcomes))})"
+        values += [str(outcome) for outcome in filters.outcomes]
+    for label in _labels(filters.tags, filters.metadata):
+        where += " AND EXISTS (SELECT 1 FROM labels e WHERE e.trace = t.id AND e.key = ? AND e.value = ?)"
+        values += label
+    for bound, comparison in ((filters.since_ms, ">="), (filters.until_ms, "<=")):
+        if bound is not None:
+            where += f" AND t.occurred_at_ms {comparison} ?"
+            values.append(bound)
+    return [row for (row,) in db.execute(f"SELECT t.id FROM {source} WHERE {where} LIMIT ?", (*arguments, *values, limit))]
 
 
-# The same moment apart from the others: SQLite reads a comparison of (time, id) pairs as one of times, and an import gives
-# all its traces one.
-_NEIGHBOURS = f"""
-    SELECT t.id,
-        {_nearest("n.occurred_at_ms = t.occurred_at_ms AND n.id < t.id", "n.id DESC")},
-        {_nearest("n.occurred_at_ms < t.occurred_at_ms AND n.occurred_at_ms >= t.occurred_at_ms - ?2", "n.occurred_at_ms DESC, n.id DESC")},
-        {_nearest("n.occurred_at_ms = t.occurred_at_ms AND n.id > t.id", "n.id")},
-        {_nearest("n.occurred_at_ms > t.occurred_at_ms AND n.occurred_at_ms <= t.occurred_at_ms + ?2", "n.occurred_at_ms, n.id")}
-    FROM json_each(?1) j CROSS JOIN traces t ON t.id = j.value
-"""
+def _labels(tags: Iterable[str], metadata: Iterable[tuple[str, Scalar]]) -> list[tuple[str, Any]]:
+    """Return tags and metadata as they stand in `labels`: true and false apart from the numbers that SQLite takes them for."""
+    return [*((TAG, tag) for tag in tags), *((key, bytes([value]) if isinstance(value, bool) else value) for key, value in metadata)]
+
+
+def _count_of(db: sqlite3.Connection, space: int, label: tuple[str, Any]) -> int:
+    """Return how many traces have a label, counting no further than tells which of two is rarer."""
+    bounded = "SELECT 1 FROM labels WHERE namespace_id = ? AND key = ? AND value = ? LIMIT 10000"
+    return int(db.execute(f"SELECT count(*) FROM ({bounded})", (space, *label)).fetchone()[0])
+
+
+def _spaces(db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
+    known = namespace_ids(db)
+    return [known[name] for name in names if name in known] if names else sorted(known.values())
 
 
 def chunk_counts(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, int]:
@@ -246,6 +263,41 @@ def chunk_counts(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, int]:
         "SELECT j.value, (SELECT max(ordinal) FROM chunks WHERE trace = j.value) FROM json_each(?) j", (json.dumps(list(rows)),)
     )
     return {row: last + 1 for row, last in found if last is not None}
+
+
+def occurred_at_ms(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, int]:
+    """Return when each of these traces happened."""
+    return dict(db.execute("SELECT id, occurred_at_ms FROM traces WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(rows)),)))
+
+
+def next_rows(db: sqlite3.Connection, spaces: Sequence[int] | None, *, after: int, limit: int, max_bytes: float = math.inf) -> list[int]:
+    """Return the next rows of these namespaces (None: of all) behind one, in order.
+
+    The trace whose text brings them to `max_bytes` is the last.
+    """
+    # The plus keeps SQLite from an index that it would have to sort.
+    where, arguments = ("", []) if spaces is None else (f" AND +t.namespace_id IN ({', '.join('?' * len(spaces))})", list(spaces))
+    size = _BYTES if max_bytes < math.inf else "0"
+    rows: list[int] = []
+    for row, length in db.execute(
+        f"SELECT t.id, {size} FROM traces t WHERE t.id > ?{where} ORDER BY t.id LIMIT ?", (after, *arguments, limit)
+    ):
+        rows.append(row)
+        max_bytes -= length
+        if max_bytes <= 0:
+            break
+    return rows
+
+
+_BYTES = (
+    "length(CAST(t.task || t.content || t.metadata AS BLOB)) + "
+    "coalesce((SELECT sum(length(CAST(title || description || content AS BLOB))) FROM lessons WHERE trace = t.id), 0)"
+)
+
+
+def newest(db: sqlite3.Connection, space: int, *, limit: int) -> list[int]:
+    """Return the rows of a namespace that were stored last."""
+    return [row for (row,) in db.execute("SELECT id FROM traces WHERE +namespace_id = ? ORDER BY id DESC LIMIT ?", (space, limit))]
 
 
 def count(db: sqlite3.Connection, space: int) -> int:
@@ -271,9 +323,8 @@ def namespace_ids(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute("SELECT name, id FROM namespaces"))
 
 
-def page(db: sqlite3.Connection, names: Sequence[str], *, after: int, limit: int = 200) -> list[StoredTrace]:
-    """Return the next traces of the namespaces (none: of all) behind row `after`, by row; empty at the end."""
-    where, arguments = _in_namespaces(names)
-    rows = [r for (r,) in db.execute(f"SELECT t.id FROM traces t WHERE t.id > ?{where} ORDER BY t.id LIMIT ?", (after, *arguments, limit))]
+def page(db: sqlite3.Connection, names: Sequence[str], *, after: int, limit: int, max_bytes: float = math.inf) -> list[StoredTrace]:
+    """Return the next traces of the namespaces (none: of all) behind row `after`, by row, as `next_rows`; empty at the end."""
+    rows = next_rows(db, _spaces(db, names) if names else None, after=after, limit=limit, max_bytes=max_bytes)
     found = load(db, rows)
     return [found[row] for row in rows]

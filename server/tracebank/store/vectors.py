@@ -6,6 +6,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,15 @@ ChunkKey = tuple[int, int]  # (row of the trace, ordinal of the chunk)
 # Before the codes: how many tokens, and how many bytes each.
 _TOKENS = struct.Struct("<HH")
 _MAX_VARIABLES = 500  # SQLite's own bound was 999 for long
+# CROSS JOIN fixes the order: from the few keys outwards. Left to itself SQLite begins with all embeddings.
+_EMBEDDED = "CROSS JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash"
+
+
+class Held(NamedTuple):
+    """Chunks and their vectors, float32 [len(keys), dim]."""
+
+    keys: Sequence[ChunkKey]
+    matrix: Vectors
 
 
 def put(db: sqlite3.Connection, model: int, vectors: Mapping[bytes, NDArray[np.floating]]) -> None:
@@ -30,36 +40,105 @@ def put(db: sqlite3.Connection, model: int, vectors: Mapping[bytes, NDArray[np.f
 
 def get(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> dict[bytes, Vectors]:
     """Return the vectors that are kept, by hash, float32 [dim]."""
-    found: dict[bytes, Vectors] = {}
+    found, matrix = of_texts(db, model, hashes)
+    return dict(zip(found, matrix, strict=True))
+
+
+def of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey]) -> Held:
+    """Return the vectors of these chunks, where they are kept."""
+    source = "json_each(?) j CROSS JOIN chunks c ON c.trace = CAST(j.value ->> 0 AS INTEGER) AND c.ordinal = CAST(j.value ->> 1 AS INTEGER)"
+    return _held(db, f"{source} {_EMBEDDED}", (json.dumps(list(keys)), model))
+
+
+def of_traces(db: sqlite3.Connection, model: int, rows: Sequence[int]) -> Held:
+    """Return the vectors of all chunks of these traces, where they are kept."""
+    return _held(db, f"json_each(?) j CROSS JOIN chunks c ON c.trace = j.value {_EMBEDDED}", (json.dumps(list(rows)), model))
+
+
+def of_namespace(db: sqlite3.Connection, model: int, space: int, *, limit: int) -> Held | None:
+    """Return the vectors of all chunks of a namespace, where they are kept; None where it has more than `limit` chunks."""
+    if has_chunks(db, space, limit + 1):
+        return None
+    return _held(db, f"traces t CROSS JOIN chunks c ON c.trace = t.id AND t.namespace_id = ? {_EMBEDDED}", (space, model))
+
+
+def has_chunks(db: sqlite3.Connection, space: int, number: int) -> bool:
+    """Return whether a namespace has at least so many chunks."""
+    # The traces first: each has a chunk, and their number is in an index.
+    for counted in ("traces t", "traces t CROSS JOIN chunks c ON c.trace = t.id"):
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM {counted} WHERE t.namespace_id = ? LIMIT ?)"
+        if db.execute(sql, (space, number)).fetchone()[0] >= number:
+            return True
+    return False
+
+
+def _held(db: sqlite3.Connection, source: str, arguments: Sequence[object]) -> Held:
+    keys: list[ChunkKey] = []
+    raw: list[bytes] = []
+    for row, ordinal, vector in db.execute(f"SELECT c.trace, c.ordinal, e.vector FROM {source}", arguments):
+        keys.append((row, ordinal))
+        raw.append(vector)
+    return Held(keys, _matrix(raw))
+
+
+def holders(db: sqlite3.Connection, space: int, hashes: Iterable[bytes], *, limit: int) -> dict[ChunkKey, bytes]:
+    """Return which chunks of a namespace have these texts, in the order of the hashes, about `limit` at most.
+
+    Where there are more, each text has its equal part of them: one that thousands of traces have does not crowd out the others.
+    """
     wanted = list(hashes)
+    found: dict[ChunkKey, bytes] = {}
     for i in range(0, len(wanted), _MAX_VARIABLES):
         part = wanted[i : i + _MAX_VARIABLES]
-        marks = ", ".join("?" * len(part))
-        rows = db.execute(f"SELECT text_hash, vector FROM embeddings WHERE model = ? AND text_hash IN ({marks})", (model, *part))
-        found.update((h, _vector(v)) for h, v in rows)
+        rows = db.execute(
+            f"WITH wanted (text_hash) AS (VALUES {', '.join(['(?)'] * len(part))}) SELECT c.text_hash, c.trace, c.ordinal FROM wanted w "
+            "CROSS JOIN chunks c ON c.text_hash = w.text_hash CROSS JOIN traces t ON t.id = c.trace AND t.namespace_id = ? LIMIT ?",
+            (*part, space, limit + 1),
+        )
+        found.update(((row, ordinal), h) for h, row, ordinal in rows)
+        if len(found) > limit:
+            return _some_holders(db, space, wanted, each=max(1, limit // len(wanted)))
     return found
 
 
-def of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey]) -> dict[ChunkKey, Vectors]:
-    """Return the vectors of these chunks, where they are kept."""
-    found = db.execute(
-        # CROSS JOIN fixes the order: from the few keys outwards. Left to itself SQLite begins with all embeddings.
-        "SELECT c.trace, c.ordinal, e.vector FROM json_each(?) j "
-        "CROSS JOIN chunks c ON c.trace = CAST(j.value ->> 0 AS INTEGER) AND c.ordinal = CAST(j.value ->> 1 AS INTEGER) "
-        "CROSS JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash",
-        (json.dumps(list(keys)), model),
+def _some_holders(db: sqlite3.Connection, space: int, hashes: Sequence[bytes], *, each: int) -> dict[ChunkKey, bytes]:
+    one = (
+        "SELECT c.trace, c.ordinal FROM chunks c CROSS JOIN traces t ON t.id = c.trace AND t.namespace_id = ? WHERE c.text_hash = ? LIMIT ?"
     )
-    return {(row, ordinal): _vector(v) for row, ordinal, v in found}
+    return {(row, ordinal): h for h in hashes for row, ordinal in db.execute(one, (space, h, each))}
 
 
-def of_traces(db: sqlite3.Connection, model: int, rows: Sequence[int]) -> dict[ChunkKey, Vectors]:
-    """Return the vectors of all chunks of these traces, where they are kept."""
-    found = db.execute(
-        "SELECT c.trace, c.ordinal, e.vector FROM json_each(?) j CROSS JOIN chunks c ON c.trace = j.value "
-        "CROSS JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash",
-        (json.dumps(list(rows)), model),
-    )
-    return {(row, ordinal): _vector(v) for row, ordinal, v in found}
+def of_texts(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> tuple[list[bytes], Vectors]:
+    """Return those of the hashes whose vectors are kept, in any order, and the vectors, float32 [found, dim]."""
+    wanted, rows = list(hashes), []
+    for i in range(0, len(wanted), _MAX_VARIABLES):
+        part = wanted[i : i + _MAX_VARIABLES]
+        marks = ", ".join("?" * len(part))
+        rows += db.execute(
+            f"SELECT text_hash, vector FROM embeddings WHERE model = ? AND text_hash IN ({marks})", (model, *part)
+        ).fetchall()
+    return [h for h, _ in rows], _matrix([v for _, v in rows])
+
+
+def by_hash(db: sqlite3.Connection, model: int, space: int, *, after: bytes, limit: int) -> tuple[list[bytes], Vectors]:
+    """Return the next texts of a namespace in the order of their hashes, each once, and their vectors, float32 [found, dim]."""
+    rows = db.execute(
+        "SELECT e.text_hash, e.vector FROM embeddings e WHERE e.model = ? AND e.text_hash > ? AND EXISTS (SELECT 1 FROM chunks c "
+        "CROSS JOIN traces t ON t.id = c.trace WHERE c.text_hash = e.text_hash AND t.namespace_id = ?) ORDER BY e.text_hash LIMIT ?",
+        (model, after, space, limit),
+    ).fetchall()
+    return [h for h, _ in rows], _matrix([v for _, v in rows])
+
+
+def _matrix(raw: Sequence[bytes]) -> Vectors:
+    return np.frombuffer(b"".join(raw), np.float16).astype(np.float32).reshape(len(raw), -1 if raw else 0)
+
+
+def a_holder(db: sqlite3.Connection, space: int, text_hash: bytes) -> int | None:
+    """Return the row of a trace in the namespace that has this text; None where there is none (any more)."""
+    sql = "SELECT c.trace FROM chunks c CROSS JOIN traces t ON t.id = c.trace AND t.namespace_id = ? WHERE c.text_hash = ? LIMIT 1"
+    found = db.execute(sql, (space, text_hash)).fetchone()
+    return int(found[0]) if found else None
 
 
 def put_tokens(db: sqlite3.Connection, model: int, codes: Mapping[bytes, NDArray[np.uint8]]) -> None:
@@ -90,6 +169,16 @@ def tokens_of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey
     }
 
 
+def counts(db: sqlite3.Connection, rows: Sequence[int], model: int | None) -> dict[int, tuple[int, int]]:
+    """Return of each trace how many chunks it has, and how many of them have no vector of the model; none without a model."""
+    found = db.execute(
+        "SELECT c.trace, count(*), count(*) FILTER (WHERE ?1 IS NOT NULL AND e.text_hash IS NULL) FROM json_each(?2) j "
+        "CROSS JOIN chunks c ON c.trace = j.value LEFT JOIN embeddings e ON e.model = ?1 AND e.text_hash = c.text_hash GROUP BY c.trace",
+        (model, json.dumps(list(rows))),
+    )
+    return {row: (every, missing) for row, every, missing in found}
+
+
 def spans(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, list[tuple[str, int, int, int]]]:
     """Return the (part, item, start, end) of every chunk, in order, by row of the trace."""
     found: dict[int, list[tuple[str, int, int, int]]] = {}
@@ -99,7 +188,3 @@ def spans(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, list[tuple[s
     ):
         found.setdefault(row, []).append((span[0], span[1], span[2], span[3]))
     return found
-
-
-def _vector(raw: bytes) -> Vectors:
-    return np.frombuffer(raw, np.float16).astype(np.float32)

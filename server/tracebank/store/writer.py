@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import sqlite3
 import threading
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 
 from tracebank.errors import StoreError
 from tracebank.store.schema import translate
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Write = Callable[[sqlite3.Connection], Result]
@@ -35,8 +38,9 @@ class Writer:
     Each write has a savepoint of its own: one that fails is undone alone, and the others are kept.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
-        self._db, self._path = db, path
+    def __init__(self, db: sqlite3.Connection, path: Path, *, committed: Callable[[sqlite3.Connection], None] = lambda db: None) -> None:
+        """Begin. `committed(connection)` is called in the thread after each commit, before its callers hear of it."""
+        self._db, self._path, self._committed = db, path, committed
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -98,6 +102,8 @@ class Writer:
                 for job in batch:
                     self._commit_together([job])
                 return
+        else:
+            self._tell_of_commit()
         for job in batch:
             if job.error is not None:
                 job.done.set_exception(job.error)
@@ -119,6 +125,12 @@ class Writer:
             self._db.execute("RELEASE job")
         self._db.execute("COMMIT")
         self.commits += 1
+
+    def _tell_of_commit(self) -> None:
+        try:
+            self._committed(self._db)
+        except Exception:  # what is committed is committed: nobody may be told otherwise, or have it run again
+            log.exception("a commit could not be told of")
 
     def _own(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error):

@@ -1,0 +1,74 @@
+"""What Chroma leaves in its directory of texts that were deleted, and taking it off the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from tracebank.errors import IndexFaultError
+
+DATABASE = "chroma.sqlite3"
+DATABASE_TIMEOUT_S = 30.0
+# Chroma's number for a deletion in its queue.
+DELETED = 3
+# Of hnswlib's file: version, offset, capacity, points, bytes of a point.
+GRAPH_HEADER = struct.Struct("<iQQQQ")
+LENGTH_BYTES = 4
+
+
+def sweep(directory: Path) -> None:
+    """Delete the graphs of collections that are gone. Raises: IndexFaultError."""
+    with _connected(directory / DATABASE) as db:
+        used = {name for (name,) in db.execute("SELECT id FROM segments")}
+    for header in directory.glob("*/header.bin"):
+        if header.parent.name not in used:
+            shutil.rmtree(header.parent, ignore_errors=True)
+
+
+def erase_deleted(directory: Path) -> None:
+    """Take deleted texts out of the queue, which keeps the last thousand writes, and out of freed pages. Raises: IndexFaultError."""
+    with _connected(directory / DATABASE) as db:
+        # Of a text that was written and then deleted the deletion tells all. The queue has no index to look for one by.
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("CREATE TEMP TABLE deletions (topic, id, last, PRIMARY KEY (topic, id)) WITHOUT ROWID")
+        db.execute(
+            "INSERT INTO deletions SELECT topic, id, max(seq_id) FROM embeddings_queue WHERE operation = ? GROUP BY topic, id", (DELETED,)
+        )
+        db.execute(
+            "DELETE FROM embeddings_queue AS q "
+            "WHERE EXISTS (SELECT 1 FROM deletions d WHERE d.topic = q.topic AND d.id = q.id AND d.last > q.seq_id)"
+        )
+        db.execute("VACUUM")
+        erase_unused(directory)
+
+
+def erase_unused(directory: Path) -> None:
+    """Overwrite what lies behind the last point in each graph's files. Raises: OSError, struct.error."""
+    for header in directory.glob("*/header.bin"):
+        _erase_unused(header)
+
+
+def _erase_unused(header: Path) -> None:
+    """Overwrite what lies behind the last point in a graph's files: new ones are written as their memory happened to be."""
+    _, _, _, points, point_bytes = GRAPH_HEADER.unpack_from(header.read_bytes())
+    for name, each in (("data_level0.bin", point_bytes), ("length.bin", LENGTH_BYTES)):
+        part = header.with_name(name)
+        used, size = points * each, part.stat().st_size
+        if used < size:
+            with part.open("r+b") as file:
+                file.seek(used)
+                file.write(bytes(size - used))
+
+
+@contextlib.contextmanager
+def _connected(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open Chroma's database beside it. Raises: IndexFaultError."""
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=DATABASE_TIMEOUT_S, isolation_level=None)) as db:
+            yield db
+    except (sqlite3.Error, OSError, struct.error) as error:
+        raise IndexFaultError(f"{database} cannot be cleaned of what was deleted: {error}") from error

@@ -1,0 +1,118 @@
+"""The index of vectors on a Chroma server, a real one."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromadb.api.shared_system_client import SharedSystemClient
+from samples import TinyModel, settings_of, settled, text_of, tiny_vector
+
+from tracebank.engine import Engine
+from tracebank.errors import IndexFaultError
+from tracebank.index import ChromaServer, ServedVectorIndex
+
+# Chroma's client leaves connections open; they are collected before this module's next test.
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+
+OPEN: list[ServedVectorIndex] = []
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server's port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = int(free.getsockname()[1])
+    command = [
+        str(Path(sys.executable).with_name("chroma")), "run", "--host", "127.0.0.1", "--port", str(number),
+        "--path", str(tmp_path_factory.mktemp("server")),
+    ]  # fmt: skip
+    # Nobody reads what it says of each request: into a pipe it would stop at 64 KiB.
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        while not listens(number):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                raise AssertionError(f"the server ended with {server.wait(0.05)}")
+        yield number
+        server.terminate()
+
+
+def listens(port: int) -> bool:
+    """Return whether somebody takes connections there."""
+    with socket.socket() as trying:
+        return trying.connect_ex(("127.0.0.1", port)) == 0
+
+
+def opened(directory: Path, port: int, prefix: str = "ours") -> ServedVectorIndex:
+    """Return an index on the server."""
+    index = ServedVectorIndex(directory, model="tiny", server=ChromaServer(host="127.0.0.1", port=port, ssl=False, prefix=prefix))
+    OPEN.append(index)
+    return index
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close what a test has opened."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
+    # Chroma's HTTP client leaves its connections to the collector.
+    SharedSystemClient.clear_system_cache()
+    with warnings.catch_warnings(action="ignore"):
+        gc.collect()
+
+
+def test_what_is_written_is_found_and_there_at_the_next_start(tmp_path: Path, port: int) -> None:
+    """Two data directories on one server see nothing of each other."""
+    one, two = opened(tmp_path / "a" / "vectors-1", port, "one"), opened(tmp_path / "b" / "vectors-1", port, "two")
+    for index in (one, two):
+        assert index.fresh
+        index.mark_filled()
+    one.apply(1, [text_of("kiwi"), text_of("plum")], [])
+    two.apply(1, [text_of("kiwi")], [])
+    one.apply(1, [], [text_of("plum").key])
+    assert one.query(1, tiny_vector("kiwi"), 5) == pytest.approx({text_of("kiwi").key: 1.0}, abs=1e-4)
+    one.close()
+    again = opened(tmp_path / "a" / "vectors-1", port, "one")
+    assert (again.fresh, again.count(1)) == (False, 1)
+    again.clear()
+    assert (again.fresh, again.count(1), two.count(1)) == (True, 0, 1)
+
+
+def test_a_server_that_has_lost_everything_is_filled_again(tmp_path: Path, port: int) -> None:
+    """It is noticed at the next start."""
+    index = opened(tmp_path / "vectors-1", port, "lost")
+    index.mark_filled()
+    index.apply(1, [text_of("kiwi")], [])
+    index._delete_ours()
+    assert opened(tmp_path / "vectors-1", port, "lost").fresh
+
+
+def test_a_server_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """And nothing is set aside."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(IndexFaultError, match=r"no Chroma server answers at 127\.0\.0\.1:\d+: start it"):
+            opened(tmp_path / "vectors-1", nobody.getsockname()[1])
+
+
+async def test_an_engine_finds_by_meaning_on_a_server(tmp_path: Path, port: int, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And after a restart; no vectors are in the data directory's index."""
+    monkeypatch.setattr("tracebank.retrieval.dense.RESIDENT_CHUNKS", 0)
+    settings = settings_of(tmp_path, chroma={"mode": "http", "port": port})
+    for start in range(2):
+        async with Engine.open(settings) as engine:
+            if not start:
+                for i in range(5):
+                    await engine.add({"task": f"upload {i}", "trace_id": f"{i}"}, engine.session())
+            await settled(engine)
+            found = await engine.retrieve({"query": f"upload {start}"}, engine.session())
+            assert (found.dense, found.page.results[0].trace_id, engine.problems) == (True, f"{start}", {})
+    assert not list((tmp_path / "data" / "index").rglob("chroma.sqlite3"))
