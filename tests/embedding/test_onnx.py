@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from samples import exported_models
+from samples import exported_models, tiny_transformer
 
 from tracebank.embedding import EmbeddingModel, Prompts, load_model, unpacked, vectors_name
 from tracebank.embedding.export import SAMPLES, lost_leads
 from tracebank.embedding.export import export as export_here
 from tracebank.embedding.exported import ABOUT_NAME, Export, file_name, origin_of, read_about, write_about
 from tracebank.embedding.onnx import OnnxModel
-from tracebank.embedding.sentence import SentenceTransformerModel, identity, resolve
+from tracebank.embedding.sentence import SentenceTransformerModel, identity
 from tracebank.embedding.token_vectors import TOKEN_DIM
 from tracebank.errors import ModelLoadError
 from tracebank.settings import EmbeddingSettings
@@ -83,18 +83,7 @@ def copied(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """A transformer of random weights with the pooling that the test asks for."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    bare, whole = tmp_path / "bare", tmp_path / f"tiny-{request.param}"
-    tokenizer = AutoTokenizer.from_pretrained(resolve(""))
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(bare)
-    tokenizer.save_pretrained(bare)
-    transformer = Transformer(str(bare), max_seq_length=64)
-    SentenceTransformer(modules=[transformer, Pooling(64, request.param)], device="cpu").save_pretrained(str(whole))
-    return str(whole)
+    return tiny_transformer(tmp_path, pooling=request.param)
 
 
 def test_padded_batches_give_the_vectors_of_sentence_transformers(onnx: OnnxModel, model: SentenceTransformerModel) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from samples import tiny_transformer
 
 from tracebank.embedding import Prompts
+from tracebank.embedding.export import export
 from tracebank.embedding.loading import load_model, vectors_name
 from tracebank.embedding.prompts import choose_prompts
-from tracebank.embedding.sentence import resolve
 from tracebank.errors import ModelLoadError
 from tracebank.settings import EmbeddingSettings
 
@@ -50,11 +51,8 @@ def test_prompts_are_part_of_the_name_of_the_vectors() -> None:
 
 
 def test_a_models_own_prompts_are_exported_and_used_by_both_engines(tmp_path: Path) -> None:
-    """Here of the bundled model, saved with two."""
-    from sentence_transformers import SentenceTransformer
-
-    whole = SentenceTransformer(resolve(""), device="cpu", prompts={"query": "question: ", "document": "text: "})
-    whole.save_pretrained(str(tmp_path / "prompted"))
+    """Here of a small one that was saved with two."""
+    tiny = tiny_transformer(tmp_path, prompts={"query": "question: ", "document": "text: "})
     for engine in ("onnx", "torch"):
-        loaded = load_model(EmbeddingSettings(model=str(tmp_path / "prompted"), device="cpu", engine=engine), tmp_path / "models")
+        loaded = load_model(EmbeddingSettings(model=tiny, device="cpu", engine=engine), tmp_path / "models", export=export)
         assert loaded.prompts == Prompts(question="question: ", document="text: ")

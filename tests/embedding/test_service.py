@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,7 +15,8 @@ import pytest
 from samples import WAIT_S, TinyModel, tiny_vector
 
 from tracebank.embedding import EmbeddingModel, EmbeddingService, Prompts, Vectors
-from tracebank.embedding.service import MAX_BATCH_TEXTS, next_batch
+from tracebank.embedding.batches import MAX_BATCH_TEXTS, next_batch
+from tracebank.embedding.threads import DOCUMENTS_NICE
 from tracebank.errors import EmbeddingError, ModelLoadError
 from tracebank.metrics import Metrics
 
@@ -115,6 +118,29 @@ async def test_a_question_is_computed_beside_a_document_where_the_model_can_do_b
         model.gate.set()
         await bulk
     assert model.asked == [["what now?"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priorities of their own")
+async def test_documents_step_back_behind_questions() -> None:
+    """Their thread has a lower priority, and keeps it; that of the questions has the usual one."""
+
+    class Wide(TinyModel):
+        concurrency = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.nice: dict[str, set[int]] = {"chunk": set(), "what": set()}
+
+        def encode(self, texts: Sequence[str]) -> Vectors:
+            self.nice[texts[0].split()[0]].add(os.getpriority(os.PRIO_PROCESS, 0))
+            return super().encode(texts)
+
+    model, usual = Wide(), os.getpriority(os.PRIO_PROCESS, 0)
+    async with serving(model) as service:
+        for i in range(3):
+            await service.embed_chunks([f"chunk {i}"])
+            await service.embed_questions([f"what {i}"])
+    assert model.nice == {"chunk": {usual + DOCUMENTS_NICE}, "what": {usual}}
 
 
 async def test_questions_of_several_callers_share_a_batch() -> None:

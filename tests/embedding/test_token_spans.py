@@ -13,6 +13,7 @@ from tracebank.embedding import ModelTokens
 from tracebank.embedding.exported import TOKENIZER_NAME, origin_of
 from tracebank.embedding.sentence import resolve
 from tracebank.embedding.token_spans import PIECE_CHARS
+from tracebank.embedding.vocabulary import read_tokenizer
 from tracebank.settings import EmbeddingSettings
 
 TEXT = "Unbelievably, the Déjà-vu worker crashed: KeyError('naïve')  \n\n深い記憶 🧠 x86_64!"
@@ -67,3 +68,17 @@ def test_a_tokenizer_that_cannot_be_read_is_as_none(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / TOKENIZER_NAME).write_text("{")
     assert ModelTokens(EmbeddingSettings(model=str(tmp_path / "model")), tmp_path)(TEXT) == word_spans(TEXT)
+
+
+def test_tokenizers_of_one_vocabulary_share_it_and_cut_apart(tmp_path: Path) -> None:
+    """Also those of two files; what is changed in the vocabulary of one shows in the other."""
+    bundled = Path(resolve("")) / TOKENIZER_NAME
+    one, other = read_tokenizer(bundled), read_tokenizer(Path(shutil.copy(bundled, tmp_path)))
+    one.enable_truncation(4)
+    assert (len(one.encode(TEXT)), len(other.encode(TEXT)) > 20) == (4, True)
+    usual = one.model.max_input_chars_per_word
+    one.model.max_input_chars_per_word = 5
+    try:
+        assert other.model.max_input_chars_per_word == 5
+    finally:
+        one.model.max_input_chars_per_word = usual

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tracebank.index import WordHits
-from tracebank.retrieval.fusion import Ranked, by_score, fuse, merge
+from tracebank.retrieval.fusion import Fused, Missing, Ranked, by_score, fuse, merge
 
 
 def ranked(row: int, score: float, *passages: tuple[int, float]) -> Ranked:
@@ -15,17 +15,17 @@ def ranked(row: int, score: float, *passages: tuple[int, float]) -> Ranked:
     return Ranked(row=row, score=score, dense=0.0, lexical=0.0, whole=0.0, passages=passages)
 
 
-def test_a_score_is_the_best_chunk_of_both_kinds_plus_the_whole_trace_over_the_highest() -> None:
-    """(max over chunks of cosine / 2 + bm25 / 2, plus bm25 of the trace / 2) / 1.5."""
+def test_a_score_is_the_best_chunk_the_task_once_more_and_the_whole_trace_over_the_highest() -> None:
+    """(max over chunks of cosine / 2 + bm25 / 2, plus a quarter of the task's, plus bm25 of the trace / 2) / 1.75."""
     dense = {(1, 0): 0.8, (1, 1): 0.2, (2, 0): 0.5}
     words = WordHits(chunks={(1, 1): 0.9, (2, 0): 0.3}, traces={1: 0.6, 3: 0.9})
     first, second, third = fuse(dense, words)
-    assert (first.row, second.row, third.row) == (1, 3, 2)
-    assert first.score == pytest.approx((0.5 * 0.2 + 0.5 * 0.9 + 0.5 * 0.6) / 1.5)
+    assert (first.row, second.row, third.row) == (1, 2, 3)
+    assert first.score == pytest.approx((0.5 * 0.2 + 0.5 * 0.9 + 0.25 * 0.4 + 0.5 * 0.6) / 1.75)
     assert (first.dense, first.lexical, first.whole) == (0.2, 0.9, 0.6)
-    assert first.passages == ((1, pytest.approx(0.55 / 1.5)), (0, pytest.approx(0.4 / 1.5)))
-    assert (second.score, second.passages) == (pytest.approx(0.45 / 1.5), ())
-    assert third.score == pytest.approx((0.25 + 0.15) / 1.5)
+    assert first.passages == ((1, pytest.approx(0.55 / 1.75)), (0, pytest.approx(0.4 / 1.75)))
+    assert second.score == pytest.approx(1.25 * (0.25 + 0.15) / 1.75)
+    assert (third.score, third.passages) == (pytest.approx(0.45 / 1.75), ())
 
 
 def test_by_words_alone_the_highest_score_is_1_too() -> None:
@@ -36,12 +36,12 @@ def test_by_words_alone_the_highest_score_is_1_too() -> None:
     assert with_meaning.score == 1.0
 
 
-def test_where_a_fourth_part_is_to_come_the_three_leave_room_for_it() -> None:
+def test_where_the_last_part_is_to_come_the_others_leave_room_for_it() -> None:
     """So that who is never given it needs no new score."""
     dense, words = {(1, 0): 1.0}, WordHits(chunks={(1, 0): 1.0}, traces={1: 1.0})
     (found,) = fuse(dense, words, tokens=True)
-    assert found.score == pytest.approx(1.5 / 2)
-    assert found.passages == ((0, pytest.approx(1 / 2)),)
+    assert found.score == pytest.approx(1.75 / 2.75)
+    assert found.passages == ((0, pytest.approx(1 / 2.75)),)
 
 
 def test_a_negative_cosine_counts_as_none() -> None:
@@ -89,3 +89,21 @@ def test_merging_one_or_no_ranking_only_sorts_it() -> None:
     """Best first; of equals, the one that was stored first."""
     assert [f.row for f in merge([[ranked(2, 0.5), ranked(1, 0.5), ranked(3, 0.9)]])] == [3, 1, 2]
     assert merge([]) == merge([[]]) == merge([[], []]) == by_score([]) == []
+
+
+def test_what_a_full_list_lacks_is_taken_for_its_lowest_score() -> None:
+    """A trace that each side has in its middle may be better than who is first on one; a list that is not full is complete."""
+    dense, words = {(1, 0): 0.9, (2, 0): 0.6}, WordHits(chunks={(3, 0): 0.9, (2, 0): 0.5}, traces={3: 0.8, 2: 0.7})
+    missing = Missing.beyond(dense, words, full=2)
+    assert missing == Missing(cosine=0.6, chunk=0.5, whole=0.7)
+    cut = Fused(dense, words, missing=missing)
+    exact = {**dense, (3, 0): 0.6}, WordHits(chunks={**words.chunks, (1, 0): 0.5}, traces={**words.traces, 1: 0.7})
+    assert cut.scores == pytest.approx({f.row: f.score for f in fuse(*exact)})
+    assert Missing.beyond(dense, words, full=3) == Missing.beyond(None, WordHits(), full=1) == Missing()
+
+
+def test_values_are_made_of_those_that_are_asked_for() -> None:
+    """In their order, and none above a bound."""
+    fused = Fused({(1, 0): 0.9, (2, 0): 0.6, (3, 0): 0.1}, WordHits())
+    assert fused.rows == [1, 2, 3]
+    assert [(f.row, f.score) for f in (fused.ranked(row, at_most=0.2) for row in (3, 1))] == [(3, fused.scores[3]), (1, 0.2)]

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import TinyModel, cut, model_of, put, tiny_vector, trace
+from samples import TinyModel, cut, model_of, put, text_of, tiny_vector, trace
 
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingService, TokenVectors, Vectors, packed
+from tracebank.gate import Gate
 from tracebank.index import ChromaVectorIndex, IndexedTrace, TantivyWordIndex
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
 from tracebank.retrieval import Ranked, Retriever
-from tracebank.retrieval.late import READ_TRACES, reread, token_scores, token_weights, words_of
+from tracebank.retrieval.fusion import behind
+from tracebank.retrieval.late import READ_TRACES, chunks_to_read, reread, token_scores, token_weights, words_of
 from tracebank.store import Store, vectors
 
 pytestmark = pytest.mark.anyio
@@ -54,11 +56,11 @@ def test_a_trace_scores_what_each_token_of_the_question_finds_in_any_of_its_chun
     assert token_scores(AXES[:1], np.ones(1, np.float32), {}) == {}
 
 
-def test_it_is_a_fourth_part_beside_the_other_three() -> None:
-    """A quarter of the whole, where the others make up three."""
+def test_it_is_the_last_part_beside_the_others() -> None:
+    """1 of 2.75, where the others make up 1.75."""
     first, second = reread([ranked(1, 0.6), ranked(2, 0.5)], {1: 0.1, 2: 0.9})
-    assert (first.row, first.score, first.tokens) == (2, pytest.approx(0.5 + 0.25 * 0.9), 0.9)
-    assert (second.row, second.score) == (1, pytest.approx(0.6 + 0.25 * 0.1))
+    assert (first.row, first.score, first.tokens) == (2, pytest.approx(0.5 + 0.9 / 2.75), 0.9)
+    assert (second.row, second.score) == (1, pytest.approx(0.6 + 0.1 / 2.75))
 
 
 def test_a_trace_whose_tokens_are_not_kept_yet_is_taken_for_an_average_one() -> None:
@@ -68,11 +70,29 @@ def test_a_trace_whose_tokens_are_not_kept_yet_is_taken_for_an_average_one() -> 
     assert reread([ranked(1, 0.5)], {}) == [ranked(1, 0.5)]
 
 
+def test_of_each_of_the_best_the_task_and_the_best_other_chunk_are_compared() -> None:
+    """What a trace is about, and what happened in it; the task also where nobody proposed it."""
+    found = [
+        ranked(1, 0.9)._replace(passages=((4, 0.8), (0, 0.7), (2, 0.1))),
+        ranked(2, 0.8)._replace(passages=((0, 0.8),)),
+        ranked(3, 0.7)._replace(passages=((7, 0.8), (6, 0.7))),
+        *(ranked(10 + i, 0.1) for i in range(READ_TRACES)),
+    ]
+    keys = chunks_to_read(found)
+    assert keys[:5] == [(1, 0), (1, 4), (2, 0), (3, 0), (3, 7)]
+    assert {row for row, _ in keys} == {1, 2, 3, *range(10, 10 + READ_TRACES - 3)}
+
+
 def test_those_that_are_not_compared_stay_behind() -> None:
-    """However badly the others match."""
+    """However badly the others match, and none of them has a higher score."""
     ranking = [ranked(row, 0.9 - row / 100) for row in range(READ_TRACES + 5)]
-    found = reread(ranking, dict.fromkeys(range(READ_TRACES), 0.0))
-    assert [f.row for f in found] == list(range(READ_TRACES + 5))
+    compared = reread(ranking, {row: row / 100 for row in range(READ_TRACES)})
+    assert len(compared) == READ_TRACES
+    lowered = [found._replace(score=found.score - 0.5) for found in compared]
+    found = behind(lowered, ranking[READ_TRACES:])
+    assert [f.row for f in found] == [*(f.row for f in compared), *range(READ_TRACES, READ_TRACES + 5)]
+    assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
+    assert behind([], ranking) == ranking
 
 
 class TellingModel(TinyModel):
@@ -104,16 +124,16 @@ async def test_a_synonym_is_found_where_neither_the_words_nor_the_whole_text_tel
     rows = [added.row for added in await put(store, *values)]
     batch = [
         IndexedTrace(
-            row=row, trace_id=v.trace_id, text=v.text, chunks=(v.task,), vectors=model.encode([v.task]), outcome="success", tags=(),
+            row=row, text=v.text, chunks=(v.task,), outcome="success", tags=(),
             occurred_at_ms=0,
         )
         for row, v in zip(rows, values, strict=True)
     ]  # fmt: skip
     words.apply(1, batch, [])
-    index.apply(1, batch, [])
+    index.apply(1, [text_of(v.task) for v in values], [])
     hashes = {text_hash(c.text): c.text for v in values for c in cut(v)}
     await store.write(lambda db: vectors.put(db, model_id, {h: tiny_vector(text) for h, text in hashes.items()}))
-    retriever = Retriever(store=store, words=words, embedding=embedding, candidates=50, metrics=Metrics())
+    retriever = Retriever(store=store, words=words, embedding=embedding, candidates=50, metrics=Metrics(), searching=Gate())
     retriever.attach(Meaning(index, embedding, model_id))
     before = (await retriever.search(["repair the old car"], [1], Filters())).ranking
     assert [found.row for found in before[:2]] == rows[:2]

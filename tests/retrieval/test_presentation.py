@@ -11,7 +11,7 @@ import pytest
 import tiktoken
 from samples import NOW_MS, cut, trace
 
-from tracebank.records import Detail, Lesson, Trace
+from tracebank.records import Detail, Lesson, Outcome, Trace
 from tracebank.retrieval.fusion import Ranked
 from tracebank.retrieval.presentation import INTRODUCTION, Page, Span, present
 from tracebank.store import StoredTrace
@@ -97,6 +97,31 @@ def test_no_budget_is_ever_exceeded_and_the_count_is_exact(tokenizer: Tokenizer,
         page = present(found, tokenizer=tokenizer, max_tokens=max_tokens, detail=detail, note="a note", several=seed % 2 == 0)
         assert tokenizer.count(page.text) == page.tokens <= max_tokens
         assert len(page.results) == len(found)
+
+
+def test_lessons_of_what_does_not_fit_are_left_out_and_counted_unless_they_are_all_it_has() -> None:
+    """Advice for something else misleads; its passages are shown all the same, and its lessons can be read whole."""
+    other = trace(
+        "other", task="Wash the van", content="Water was short.", lessons=(Lesson(content="Use rain."), Lesson(content="Be quick."))
+    )
+    bare = trace("bare", task="Dry the van", content="", lessons=(Lesson(content="Use the sun."),))
+    found = found_of(trace("good", task="Deploy"), other, bare)
+    page = present(found, tokenizer=ESTIMATE, max_tokens=2_000, detail="concise", several=False, unfit={2, 3})
+    assert re.search(r'<memory id="other" [^>]*lessons_left_out="2">', page.text)
+    assert "Use rain." not in page.text
+    assert "Water was short." in page.text
+    assert page.results[1].lessons == ()
+    assert page.results[2].lessons == ("Use the sun.",)
+    assert page.results[0].lessons
+
+
+def test_a_failure_is_a_warning_and_one_of_several_near_equal_ones_says_how_many() -> None:
+    """An agent must not take it for advice."""
+    found = found_of(trace("bad", task="Deploy on Friday", outcome=Outcome.FAILURE), trace("good", task="Deploy on Monday"))
+    page = present(found, tokenizer=ESTIMATE, max_tokens=2_000, detail="concise", several=False, near_equal={2: ["x", "y"]})
+    assert "\nWarning, this failed: Deploy on Friday\n" in page.text
+    assert re.search(r'<memory id="good" [^>]*near_equal="2 more">\nTask: Deploy on Monday\n', page.text)
+    assert [result.near_equal for result in page.results] == [(), ("x", "y")]
 
 
 @pytest.mark.parametrize("max_tokens", [300, 1_000, 3_000])

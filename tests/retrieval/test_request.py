@@ -60,7 +60,7 @@ def test_a_question_alone_is_a_request() -> None:
         (
             {"limit": 5},
             "'limit': is not an argument; the arguments are "
-            "query, k, namespace, outcome, tags, since, until, max_tokens, detail, cursor",
+            "query, k, namespace, outcome, tags, since, until, metadata, max_tokens, detail, cursor",
         ),
     ],
 )  # fmt: skip

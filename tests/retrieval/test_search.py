@@ -7,23 +7,29 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from samples import TinyModel, cut, model_of, put, tiny_vector, trace
+from samples import TinyModel, cut, model_of, put, text_of, tiny_vector, trace
 
-from tracebank.chunking import text_hash
+from tracebank.chunking import text_hash, word_spans
 from tracebank.embedding import EmbeddingService
 from tracebank.errors import IndexFaultError, ModelLoadError
+from tracebank.gate import Gate
 from tracebank.index import ChromaVectorIndex, ChunkKey, IndexedTrace, TantivyWordIndex, WordHits
+from tracebank.index import words as words_module
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters, Outcome, Trace
 from tracebank.retrieval import Ranked, Retriever
-from tracebank.retrieval import search as module
-from tracebank.retrieval.context import REACH, SHORT_CHUNKS, lent, lifted
-from tracebank.retrieval.fusion import fuse, merge
-from tracebank.retrieval.search import cosines
-from tracebank.store import Store, vectors
+from tracebank.retrieval import dense as dense_module
+from tracebank.retrieval import scoring as scoring_module
+from tracebank.retrieval.context import REACH, SHORT_CHUNKS, lifted
+from tracebank.retrieval.dense import cosines
+from tracebank.retrieval.fusion import by_score, fuse, merge
+from tracebank.retrieval.questions import all_parts
+from tracebank.retrieval.scoring import EXACT_TRACES
+from tracebank.store import Store, traces, vectors
 
 pytestmark = pytest.mark.anyio
 
@@ -45,28 +51,32 @@ class Library:
 
     def retriever(self, candidates: int, *, deep: bool = True) -> Retriever:
         """Return a retriever that takes so many candidates from each index."""
-        made = Retriever(store=self.store, words=self.words, embedding=self.embedding, candidates=candidates, metrics=Metrics())
+        made = Retriever(
+            store=self.store, words=self.words, embedding=self.embedding, candidates=candidates, metrics=Metrics(), searching=Gate()
+        )
         if deep:
             made.attach(Meaning(self.vectors, self.embedding, self.model_id))
         return made
 
     def exact(self, texts: Sequence[str], spaces: Sequence[int], filters: Filters = Filters(), *, deep: bool = True) -> list[Ranked]:  # noqa: B008
         """Return the ranking of all that passes the filters, every chunk scored."""
-        return merge([[found for space in spaces for found in self._exact(text, space, filters, deep)] for text in texts])
+        return merge([self._exact(text, spaces, filters, deep) for text in texts])
 
-    def _exact(self, text: str, space: int, filters: Filters, deep: bool) -> list[Ranked]:
+    def _exact(self, text: str, spaces: Sequence[int], filters: Filters, deep: bool) -> list[Ranked]:
+        """Return the ranking with what neighbours lend: of all namespaces the best do."""
+        own = [found for space in spaces for found in self._of_space(text, space, filters, deep)]
+        # `self.spaces` holds the traces in the order of time.
+        orders = [list(self.spaces[space]) for space in spaces]
+        near = {row: (o[max(0, i - REACH) : i][::-1], o[i + 1 : i + 1 + REACH]) for o in orders for i, row in enumerate(o)}
+        short = {row for space in spaces for row, value in self.spaces[space].items() if len(cut(value)) <= SHORT_CHUNKS}
+        return lifted(by_score(own), near, short)
+
+    def _of_space(self, text: str, space: int, filters: Filters, deep: bool) -> list[Ranked]:
         rows = [row for row, value in self.spaces[space].items() if passes(value, filters)]
         found = self.store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
-        keys: list[ChunkKey] = list(found)
+        keys: list[ChunkKey] = list(found.keys)
         hits = self.words.score(space, text, keys, rows) if rows else WordHits()
-        return self._in_context(space, fuse(cosines(found, tiny_vector(text)) if deep else None, hits))
-
-    def _in_context(self, space: int, ranking: Sequence[Ranked]) -> list[Ranked]:
-        """Return the ranking with what neighbours lend: `spaces` holds the traces in the order of time."""
-        order = list(self.spaces[space])
-        near = {row: (order[max(0, i - REACH) : i][::-1], order[i + 1 : i + 1 + REACH]) for i, row in enumerate(order)}
-        loans = lent(ranking, near)
-        return lifted(ranking, {row: loan for row, loan in loans.items() if len(cut(self.spaces[space][row])) <= SHORT_CHUNKS})
+        return fuse(cosines(found, tiny_vector(text)) if deep else None, hits)
 
 
 def passes(value: Trace, filters: Filters) -> bool:
@@ -115,13 +125,13 @@ async def library(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lib
         spaces[space] = {a.row: value for a, value in zip(added, values, strict=True)}
         batch = [
             IndexedTrace(
-                row=row, trace_id=value.trace_id, text=value.text, chunks=tuple(c.text for c in cut(value)), outcome=str(value.outcome),
-                vectors=model.encode([c.text for c in cut(value)]), tags=value.tags, occurred_at_ms=value.occurred_at_ms or 0,
+                row=row, text=value.text, chunks=tuple(c.text for c in cut(value)), outcome=str(value.outcome),
+                tags=value.tags, occurred_at_ms=value.occurred_at_ms or 0,
             )
             for row, value in spaces[space].items()
         ]  # fmt: skip
         words.apply(space, batch, [])
-        index.apply(space, batch, [])
+        index.apply(space, [text_of(text) for text in {text: None for one in batch for text in one.chunks}], [])
         kept = {text_hash(c.text): tiny_vector(c.text) for value in values for c in cut(value)}
         await store.write(lambda db, kept=kept: vectors.put(db, model_id, kept))
     yield Library(store, words, index, embedding, model, model_id, spaces)
@@ -139,12 +149,14 @@ def same(found: Sequence[Ranked], exact: Sequence[Ranked], first: int) -> None:
     assert len(found) >= min(first, len(exact))
     for ranked, best in zip(found[:first], exact, strict=False):
         own = by_row[ranked.row]
-        assert ranked.score == pytest.approx(best.score, abs=1e-2)
-        assert ranked.context == pytest.approx(own.context, abs=1e-2)
+        assert ranked.score == pytest.approx(best.score, abs=2e-2)
+        assert ranked.context == pytest.approx(own.context, abs=2e-2)
         assert ranked.score - ranked.context == pytest.approx(own.score - own.context, abs=2e-3)
         assert ranked.passages[0][1] == pytest.approx(by_row[ranked.row].passages[0][1], abs=2e-3)
 
 
+# Those of whom all is known exactly, less what neighbours may change at their end.
+SCORED = EXACT_TRACES // 2
 FILTERS = {
     "none": Filters(),
     "few": Filters(tags=("rare",)),
@@ -157,26 +169,101 @@ FILTERS = {
 QUESTIONS = ["kiwiberry plum", "figstone figwood oatfield rye", " ".join(WORDS[::5]), "absentword", "pearlight of the nutstone"]
 
 
-@pytest.mark.parametrize("exact_traces", [1_000, 20], ids=["exact", "oversampled"])
+@pytest.fixture(autouse=True)
+def searched_by_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small as they are, the namespaces are not held in memory."""
+    monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 0)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+async def test_a_namespace_that_is_held_in_memory_is_searched_exactly(library: Library, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """To the last of the ranking, with and without a filter."""
+    monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 4_096)
+    retriever = library.retriever(EVERYTHING)
+    for question in QUESTIONS:
+        searched = await retriever.search([question], [1], FILTERS[name])
+        same(searched.ranking, library.exact([question], [1], FILTERS[name]), SCORED)
+
+
+async def test_what_is_searched_side_by_side_is_found_as_one_after_the_other(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks, whole traces and meaning, where there is much of them; also where one of them fails."""
+    for question in QUESTIONS:
+        for filters in FILTERS.values():
+            alone = await library.retriever(60).search([question], [1, 2], filters)
+            with monkeypatch.context() as large:
+                large.setattr(scoring_module, "BESIDE_CHUNKS", 0)
+                large.setattr(words_module, "BESIDE_TRACES", 0)
+                beside = await library.retriever(60).search([question], [1, 2], filters)
+            assert beside == alone
+
+
+@pytest.mark.parametrize("passed_over", [False, True], ids=["small", "larger"])
+async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
+    library: Library, monkeypatch: pytest.MonkeyPatch, passed_over: bool
+) -> None:
+    """Until then it is not read again; and where reading takes long, the index answers the first question after it."""
+    monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 4_096)
+    monkeypatch.setattr(dense_module, "CHEAP_CHUNKS", 0 if passed_over else 4_096)
+    read: list[int] = []
+    of_namespace = vectors.of_namespace
+    monkeypatch.setattr(vectors, "of_namespace", lambda *args, **kwargs: read.append(args[2]) or of_namespace(*args, **kwargs))  # type: ignore[func-returns-value]
+    dense = library.retriever(EVERYTHING).dense
+    assert dense is not None
+    before = dense.nearest(1, tiny_vector("kiwi"), Filters())
+    assert dense.nearest(1, tiny_vector("kiwi"), Filters()) == before
+    assert read == [1]
+    (added,) = await put(library.store, trace("new", namespace="one", task="kiwi", content="", lessons=()))
+    try:
+        await library.store.write(lambda db: vectors.put(db, library.model_id, {text_hash("kiwi"): tiny_vector("kiwi")}))
+        if passed_over:
+            assert dense.nearest(1, tiny_vector("kiwi"), Filters())
+            assert read == [1]
+        assert next(iter(dense.nearest(1, tiny_vector("kiwi"), Filters()))) == (added.row, 0)
+        assert read == [1, 1]
+    finally:
+        await library.store.write(lambda db: traces.delete(db, [added.row]))
+
+
+@pytest.mark.parametrize("few_traces", [1_000, 20], ids=["exact", "oversampled"])
 @pytest.mark.parametrize("name", FILTERS)
 async def test_a_search_finds_what_an_exact_search_of_everything_finds(
-    library: Library, monkeypatch: pytest.MonkeyPatch, name: str, exact_traces: int
+    library: Library, monkeypatch: pytest.MonkeyPatch, name: str, few_traces: int
 ) -> None:
     """With few candidates or all, with filters that few or many traces pass, by both ways to filter.
 
     Where Chroma takes part, its search is approximate: there the best of the ranking are compared.
     """
     filters = FILTERS[name]
-    monkeypatch.setattr(module, "EXACT_TRACES", exact_traces)
+    monkeypatch.setattr(dense_module, "FEW_TRACES", few_traces)
     for candidates in (60, EVERYTHING):
         retriever = library.retriever(candidates)
         for question in QUESTIONS:
             searched = await retriever.search([question], [1], filters)
             assert (searched.dense, searched.note) == (True, "")
             exact = library.exact([question], [1], filters)
-            whole = exact_traces == 1_000 and filters and candidates == EVERYTHING
-            same(searched.ranking, exact, len(exact) if whole else 5)
+            whole = few_traces == 1_000 and filters and candidates == EVERYTHING
+            same(searched.ranking, exact, SCORED if whole else 5)
             assert all(passes(library.spaces[1][ranked.row], filters) for ranked in searched.ranking)
+
+
+async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More traces pass than are scored at once, and too few of the nearest: the index is not asked again."""
+    monkeypatch.setattr(dense_module, "FEW_TRACES", 2)
+    monkeypatch.setattr(dense_module, "ENOUGH", 2.0)
+    dense = library.retriever(10).dense
+    assert dense is not None
+    asked: list[int] = []
+    query = dense._query
+    monkeypatch.setattr(dense, "_query", lambda space, question, limit: asked.append(limit) or query(space, question, limit))  # type: ignore[func-returns-value]
+    filters = FILTERS["few"]
+    for question in QUESTIONS:
+        vector = tiny_vector(question)
+        asked.clear()
+        found = dense.nearest(1, vector, filters)
+        rows = [row for row, value in library.spaces[1].items() if passes(value, filters)]
+        exact = cosines(library.store.read_now(lambda db, rows=rows: vectors.of_traces(db, library.model_id, rows)), vector)  # type: ignore[misc]
+        assert sorted(found.values()) == pytest.approx(sorted(sorted(exact.values(), reverse=True)[:10]))
+        assert len(asked) == 1
 
 
 async def test_what_one_index_proposes_is_scored_by_the_other(library: Library) -> None:
@@ -196,11 +283,21 @@ async def test_several_questions_and_namespaces_become_one_ranking(library: Libr
     retriever, everybody = library.retriever(EVERYTHING), Filters(tags=("common",))
     searched = await retriever.search(QUESTIONS[:3], [1, 2], everybody)
     exact = library.exact(QUESTIONS[:3], [1, 2], everybody)
-    same(searched.ranking, exact, len(exact))
+    same(searched.ranking, exact, SCORED)
     assert {ranked.row for ranked in searched.ranking[:40]} & set(library.spaces[2])
     alone = [await retriever.search([question], [1, 2], everybody) for question in QUESTIONS[:3]]
     best = {r.row: max(other.score for s in alone for other in s.ranking if other.row == r.row) for r in searched.ranking}
     assert {r.row: r.score for r in searched.ranking} == pytest.approx(best)
+
+
+async def test_a_long_question_finds_what_any_part_of_it_asks_for(library: Library) -> None:
+    """What stands behind the first few hundred tokens is not lost."""
+    filler = " ".join(f"Nothing of this is known to anybody, as {i} says." for i in range(60))
+    searched = await library.retriever(EVERYTHING).search([f"{filler} {QUESTIONS[1]}"], [1], Filters())
+    parts = all_parts([f"{filler} {QUESTIONS[1]}"], word_spans)
+    assert len(parts) > 1
+    exact = library.exact(parts, [1])
+    same(searched.ranking, exact, 5)
 
 
 async def test_namespaces_are_searched_alone(library: Library) -> None:
@@ -225,7 +322,7 @@ async def test_without_the_model_words_answer_and_the_note_says_why(library: Lib
     searched = await retriever.search(QUESTIONS[:1], [1], FILTERS["many"])
     assert (searched.dense, searched.note) == (False, "the embedding model is still loading")
     exact = library.exact(QUESTIONS[:1], [1], FILTERS["many"], deep=False)
-    same([r for r in searched.ranking if r.passages], [r for r in exact if r.passages], len(exact))
+    same([r for r in searched.ranking if r.passages], [r for r in exact if r.passages], SCORED)
 
     def fail() -> TinyModel:
         raise ModelLoadError("no such model")
@@ -234,7 +331,7 @@ async def test_without_the_model_words_answer_and_the_note_says_why(library: Lib
     broken.start()
     with pytest.raises(ModelLoadError):
         await broken.loaded()
-    retriever = Retriever(store=library.store, words=library.words, embedding=broken, candidates=60, metrics=Metrics())
+    retriever = Retriever(store=library.store, words=library.words, embedding=broken, candidates=60, metrics=Metrics(), searching=Gate())
     searched = await retriever.search(QUESTIONS[:1], [1], Filters())
     assert (searched.dense, searched.note) == (False, "meaning is off: no such model")
     assert searched.ranking
@@ -259,14 +356,17 @@ class BrokenIndex:
         """Fail."""
         raise IndexFaultError("it is broken")
 
-    score = query
+    score = pair = count = query
 
 
 @pytest.mark.parametrize("sink", ["words", "vectors"])
 async def test_where_one_index_fails_the_other_answers_and_the_fault_is_told_once(library: Library, sink: str) -> None:
     """So that it can be repaired; the note says that it will be."""
     retriever = library.retriever(60)
-    setattr(retriever, f"_{sink}", BrokenIndex())
+    if sink == "words":
+        retriever._scorer._words = BrokenIndex()  # type: ignore[assignment]
+    else:
+        retriever.attach(Meaning(BrokenIndex(), library.embedding, library.model_id))  # type: ignore[arg-type]
     searched = await retriever.search(["kiwifield plumwood"], [1, 2], Filters())
     assert searched.note == f"the index of {sink} is being rebuilt"
     assert searched.dense == (sink == "words")
@@ -280,7 +380,8 @@ async def test_a_short_trace_that_shares_nothing_with_the_question_is_found_besi
     searched = await library.retriever(10).search([QUESTIONS[0]], [1], Filters())
     proposed = library.words.query(1, QUESTIONS[0], 10, Filters())
     index = {*proposed.traces, *(row for row, _ in proposed.chunks)}
-    index |= {row for row, _ in library.vectors.query(1, tiny_vector(QUESTIONS[0]), 10)}
+    near = library.vectors.query(1, tiny_vector(QUESTIONS[0]), 10)
+    index |= {row for row, _ in library.store.read_now(lambda db: vectors.holders(db, 1, near, limit=1_000))}
     new = [ranked for ranked in searched.ranking if ranked.row not in index]
     assert new
     exact = {ranked.row: ranked for ranked in library.exact([QUESTIONS[0]], [1])}
@@ -294,3 +395,19 @@ async def test_a_filter_lets_no_neighbour_in(library: Library) -> None:
     searched = await library.retriever(10).search([QUESTIONS[0]], [1], FILTERS["combined"])
     assert searched.ranking
     assert all(passes(library.spaces[1][ranked.row], FILTERS["combined"]) for ranked in searched.ranking)
+
+
+async def test_filtered_searches_side_by_side_never_wait_for_each_other(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the store has readers, where the index itself has to read the store."""
+    monkeypatch.setattr(dense_module, "FEW_TRACES", 0)
+
+    def query(space: int, question: Any, limit: int) -> dict[bytes, float]:
+        found = library.vectors.query(space, question, limit)
+        library.store.read_now(lambda db: vectors.of_texts(db, library.model_id, found))
+        return found
+
+    retriever = library.retriever(60)
+    assert retriever.dense is not None
+    monkeypatch.setattr(retriever.dense, "_query", query)
+    searched = await retriever.search([f"{question} {i}" for question in QUESTIONS for i in range(4)], [1], FILTERS["nearly all"])
+    assert searched.ranking

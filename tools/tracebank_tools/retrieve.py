@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict
 
+from tracebank.answering import Retrieved
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
 
 STRINGS = {"type": "array", "items": {"type": "string"}}
@@ -14,7 +15,7 @@ ONE_OR_MORE = [{"type": "string"}, STRINGS]
 
 
 class Memory(BaseModel):
-    """One memory; `parts` of its score only with detail full."""
+    """One memory; `parts` of its score only with detail full, `near_equal`, ids of others that say the same, only where there are any."""
 
     trace_id: str
     task: str
@@ -26,6 +27,7 @@ class Memory(BaseModel):
     namespace: str
     occurred_at: str
     parts: dict[str, float] | None = None
+    near_equal: list[str] | None = None
 
 
 class RetrieveResult(BaseModel):
@@ -48,6 +50,7 @@ async def retrieve(
     tags: Annotated[Any, argument("All of these", **STRINGS)] = None,
     since: Annotated[Any, argument("RFC 3339", type="string")] = None,
     until: Annotated[Any, argument("RFC 3339", type="string")] = None,
+    metadata: Annotated[Any, argument("Equal in all of these", type="object")] = None,
     max_tokens: Annotated[Any, argument("Of the text; default 2000", type="integer", minimum=50, maximum=100_000)] = None,
     detail: Annotated[Any, argument(enum=["concise", "full"])] = None,
     cursor: Annotated[Any, argument("next_cursor of the page before", type="string")] = None,
@@ -56,14 +59,23 @@ async def retrieve(
     session = session_of(ctx)
     given = {
         "query": query, "k": k, "namespace": namespace, "outcome": outcome, "tags": tags, "since": since, "until": until,
+        "metadata": metadata,
         "max_tokens": max_tokens, "detail": detail, "cursor": cursor,
     }  # fmt: skip
     found = await session.engine.retrieve({name: value for name, value in given.items() if value is not None}, session)
+    # An answer that is kept was put into this form before.
+    if "result" not in found.shaped:
+        found.shaped["result"] = _result(found, with_parts=detail == "full")
+    return cast(CallToolResult, found.shaped["result"])
+
+
+def _result(found: Retrieved, *, with_parts: bool) -> CallToolResult:
     memories = [
         Memory(
             trace_id=r.trace_id, task=r.task, outcome=r.outcome, score=r.score,
             lessons=list(r.lessons), excerpt=r.excerpt, tags=list(r.tags),
-            namespace=r.namespace, occurred_at=r.occurred_at, parts=dict(r.parts) if detail == "full" else None,
+            namespace=r.namespace, occurred_at=r.occurred_at, parts=dict(r.parts) if with_parts else None,
+            near_equal=list(r.near_equal) or None,
         )
         for r in found.page.results
     ]  # fmt: skip

@@ -1,12 +1,13 @@
 """Turning text into vectors: the model behind a small contract, and the queue that everybody shares."""
 
 from tracebank.embedding.base import EmbeddingModel, Prompts, Vectors
+from tracebank.embedding.cross_encoder import CrossEncoderModel
 from tracebank.embedding.loading import load_model, vectors_name
 from tracebank.embedding.service import EmbeddingService
 from tracebank.embedding.token_spans import ModelTokens
 from tracebank.embedding.token_vectors import Embedded, TokenEncoder, TokenVectors, packed, unpacked
 
 __all__ = [
-    "Embedded", "EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts", "TokenEncoder", "TokenVectors", "Vectors", "load_model",
-    "packed", "unpacked", "vectors_name",
+    "CrossEncoderModel", "Embedded", "EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts", "TokenEncoder", "TokenVectors",
+    "Vectors", "load_model", "packed", "unpacked", "vectors_name",
 ]  # fmt: skip

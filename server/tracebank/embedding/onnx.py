@@ -16,6 +16,7 @@ from tracebank import memory
 from tracebank.embedding.base import CPU_BATCH_TOKENS, Prompts, Vectors
 from tracebank.embedding.exported import TOKENIZER_NAME, Export, file_name
 from tracebank.embedding.token_vectors import TokenVectors, packed
+from tracebank.embedding.vocabulary import read_tokenizer
 from tracebank.errors import EmbeddingError, ModelLoadError
 
 # A batch of a small model is too little work to be shared by more.
@@ -114,9 +115,7 @@ def _tokens(encoding: Encoding, states: Vectors) -> TokenVectors:
 
 
 def _tokenizer(file: Path, export: Export) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(file))
-    # The file carries whatever it was last used with.
-    tokenizer.no_truncation()
+    tokenizer = read_tokenizer(file)
     if export.max_seq_length is not None:
         tokenizer.enable_truncation(export.max_seq_length)
     tokenizer.enable_padding(pad_id=export.pad_id, pad_token=export.pad_token)

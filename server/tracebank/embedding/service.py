@@ -1,16 +1,16 @@
 """One queue in front of the model, shared by all callers.
 
 Questions share a batch with each other; documents are put together by length, whoever they come from. A model that can
-compute two batches at a time gives questions one place and documents the other; with any other model questions go first,
-and wait for one small batch at most. A text that several callers want is embedded once. The model loads in the background;
-until it is there, what comes waits for it.
+compute two batches at a time gives questions one thread and documents another of lower priority; with any other model
+questions go first, and wait for one small batch at most. A text that several callers want is embedded once. The model
+loads in the background; until it is there, what comes waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -19,18 +19,20 @@ from anyio import CapacityLimiter, to_thread
 
 from tracebank.caching import LruCache
 from tracebank.embedding.base import EmbeddingModel, Vectors
+from tracebank.embedding.batches import estimated_tokens, next_batch
+from tracebank.embedding.threads import thread_for_documents
 from tracebank.embedding.token_vectors import Embedded, TokenEncoder
 from tracebank.errors import EmbeddingError, ModelLoadError, TracebankError
 from tracebank.metrics import Metrics
 
-# English has about 4 bytes a token, Chinese 3; only the shape of a batch depends on it, never a result.
-BYTES_PER_TOKEN = 4
-SPECIAL_TOKENS = 2
-MAX_BATCH_TEXTS = 64
 # Among how many waiting documents the next batch looks for some of one length.
 SORTED_TEXTS = 512
 # Above this a caller waits before it queues more; so the queue holds a few MB, whoever imports what.
 MAX_WAITING_TEXTS = 4_096
+
+# What came of a batch: of each text what the model says of it, or why it says nothing.
+_Outcome = list[Embedded] | TracebankError
+_Compute = Callable[[Sequence[str]], Awaitable[_Outcome]]
 
 
 @dataclass(slots=True, eq=False)
@@ -50,32 +52,6 @@ class _Wanted:
                 waiter.set_exception(outcome)
             else:
                 waiter.set_result(outcome)
-
-
-def estimated_tokens(text: str) -> int:
-    """Return about how many tokens a model makes of a text."""
-    return len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN + SPECIAL_TOKENS
-
-
-def next_batch(tokens: Sequence[int], *, max_tokens: int) -> list[int]:
-    """Return the positions of the first text and of those nearest to it in length, at most `max_tokens` with their padding.
-
-    Beginning with the first, the one that waits longest, nobody waits for ever.
-    """
-    order = sorted(range(len(tokens)), key=lambda i: (tokens[i], i))
-    low = order.index(0)
-    high = low + 1
-    while high - low < MAX_BATCH_TEXTS:
-        shorter = tokens[0] - tokens[order[low - 1]] if low else None
-        longer = tokens[order[high]] - tokens[0] if high < len(order) else None
-        # A longer one pads all the others, a shorter one only itself.
-        if longer is not None and (shorter is None or longer < shorter) and (high - low + 1) * tokens[order[high]] <= max_tokens:
-            high += 1
-        elif shorter is not None and (high - low + 1) * tokens[order[high - 1]] <= max_tokens:
-            low -= 1
-        else:
-            break
-    return order[low:high]
 
 
 class EmbeddingService:
@@ -104,6 +80,7 @@ class EmbeddingService:
         self._wakes: list[asyncio.Event] = []
         self._room = asyncio.Event()
         self._computing = CapacityLimiter(1)
+        self._max_tokens = batch_tokens
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -230,43 +207,53 @@ class EmbeddingService:
         self._metrics.observe("model_load", (time.perf_counter() - started) * 1e3)
         self._model = model
         self._settled.set()
-        both = (self._questions, self._documents)
-        self._computing.total_tokens = model.concurrency
-        async with asyncio.TaskGroup() as group:
-            for lines in zip(both) if model.concurrency > 1 else (both,):
-                group.create_task(self._work(model, lines))
+        self._max_tokens = self._batch_tokens or model.batch_tokens
+        loop = asyncio.get_running_loop()
 
-    async def _work(self, model: EmbeddingModel, lines: Sequence[dict[str, _Wanted]]) -> None:
+        def at_once(texts: Sequence[str]) -> Awaitable[_Outcome]:
+            return to_thread.run_sync(_encoded, model, texts, limiter=self._computing)
+
+        def behind(texts: Sequence[str]) -> Awaitable[_Outcome]:
+            return loop.run_in_executor(apart, _encoded, model, texts)
+
+        if model.concurrency == 1:
+            await self._work(at_once, self._questions, self._documents)
+            return
+        with thread_for_documents() as apart:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._work(at_once, self._questions))
+                group.create_task(self._work(behind, self._documents))
+
+    async def _work(self, compute: _Compute, *lines: dict[str, _Wanted]) -> None:
         """Serve these lines, the first before the next, until the end."""
-        max_tokens = self._batch_tokens or model.batch_tokens
         self._wakes.append(wake := asyncio.Event())
         while not self._closing:
-            if batch := self._next(lines, max_tokens):
-                await self._serve(model, batch)
+            if batch := self._next(lines):
+                await self._serve(compute, batch)
             else:
                 wake.clear()
                 await wake.wait()
 
-    def _next(self, lines: Sequence[dict[str, _Wanted]], max_tokens: int) -> list[_Wanted]:
+    def _next(self, lines: Sequence[dict[str, _Wanted]]) -> list[_Wanted]:
         """Take the next batch out of the first line where somebody waits: texts of like length."""
         line = next((line for line in lines if line), {})
         waiting = list(islice(line.values(), SORTED_TEXTS))
         wanted = [w for w in waiting if not all(waiter.done() for waiter in w.waiters)]
         for abandoned in set(waiting) - set(wanted):
             del line[abandoned.text], self._wanted[abandoned.text]
-        batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=max_tokens)] if wanted else []
+        batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=self._max_tokens)] if wanted else []
         for taken in batch:
             del line[taken.text]
         self._room.set()
         return batch
 
-    async def _serve(self, model: EmbeddingModel, batch: Sequence[_Wanted]) -> None:
+    async def _serve(self, compute: _Compute, batch: Sequence[_Wanted]) -> None:
         started = time.perf_counter()
-        outcome = await to_thread.run_sync(_encoded, model, [w.text for w in batch], limiter=self._computing)
+        outcome = await compute([w.text for w in batch])
         if isinstance(outcome, TracebankError) and len(batch) > 1 and not self._closing:
             # One text's fault is nobody else's.
             for wanted in batch:
-                await self._serve(model, [wanted])
+                await self._serve(compute, [wanted])
             return
         if not isinstance(outcome, TracebankError):
             self._metrics.observe("embed_batch", (time.perf_counter() - started) * 1e3)
@@ -296,7 +283,7 @@ def _loaded(load: Callable[[], EmbeddingModel]) -> EmbeddingModel | TracebankErr
         return failure
 
 
-def _encoded(model: EmbeddingModel, texts: Sequence[str]) -> list[Embedded] | TracebankError:
+def _encoded(model: EmbeddingModel, texts: Sequence[str]) -> _Outcome:
     try:
         vectors, tokens = model.encode_tokens(texts) if isinstance(model, TokenEncoder) else (model.encode(texts), [None] * len(texts))
         if len(vectors) == len(texts):

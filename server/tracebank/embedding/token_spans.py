@@ -42,21 +42,19 @@ class ModelTokens:
             return word_spans(text)
         spans: list[Span] = []
         for start, end in _pieces(text):
-            offsets = tokenizer.encode(text[start:end], add_special_tokens=False).offsets
+            # A batch of one, because a batch gives up the interpreter's lock.
+            (encoding,) = tokenizer.encode_batch([text[start:end]], add_special_tokens=False)
             # Tokens that stand for nothing in the text, or for the bytes of one character, have no place of their own.
-            spans += [(start + a, start + b) for a, b in offsets if b > a and (not spans or start + a >= spans[-1][1])]
+            spans += [(start + a, start + b) for a, b in encoding.offsets if b > a and (not spans or start + a >= spans[-1][1])]
         return spans
 
     def _loaded(self) -> Tokenizer | None:
         with self._lock:
             if self._tokenizer is None and (file := self._file()) is not None:
-                from tokenizers import Tokenizer
+                from tracebank.embedding.vocabulary import read_tokenizer
 
                 try:
-                    tokenizer = Tokenizer.from_file(str(file))
-                    tokenizer.no_truncation()
-                    tokenizer.no_padding()
-                    self._tokenizer = tokenizer
+                    self._tokenizer = read_tokenizer(file)
                 except Exception as error:  # tokenizers raises plain exceptions
                     log.warning("%s cannot be read, chunks are measured in words: %s", file, error)
             return self._tokenizer

@@ -2,6 +2,7 @@
 
 from tracebank.retrieval.fusion import Ranked
 from tracebank.retrieval.presentation import Page, Result, present
+from tracebank.retrieval.reranking import Reranker
 from tracebank.retrieval.search import Retriever, Searched
 
-__all__ = ["Page", "Ranked", "Result", "Retriever", "Searched", "present"]
+__all__ = ["Page", "Ranked", "Reranker", "Result", "Retriever", "Searched", "present"]

@@ -1,31 +1,38 @@
 """The mathematics of ranking: pure functions, ties broken by row.
 
-    score(trace) = max over its chunks(1/2 cosine + 1/2 bm25) + 1/2 bm25 of the whole trace, over the highest possible
+    score(chunk) = 1/2 cosine + 1/2 bm25
+    score(trace) = best chunk + 1/4 task + 1/2 bm25 of the whole trace + word by word (`late`), over the highest possible
 
-with each BM25 relative to the highest score that the question could reach. Rank fusion (RRF) is not used: it fell
-below its better half on two of five sets, because a rank says nothing about how good a match is.
+with each BM25 relative to the highest score that the question could reach. The task counts once more, because it says
+what the whole trace is about. Rank fusion (RRF) is not used: it fell below its better half on two of five sets, because
+a rank says nothing about how good a match is.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from tracebank.index import ChunkKey, WordHits
 
 DENSE_WEIGHT = 0.5
 LEXICAL_WEIGHT = 0.5
+TASK_WEIGHT = 0.25
 WHOLE_WEIGHT = 0.5
-# The fourth part, word by word, which only the best get: `late`.
-TOKENS_WEIGHT = 0.5
+# Word by word, which only the best get: `late`.
+TOKENS_WEIGHT = 1.0
+HIGHEST = (DENSE_WEIGHT + LEXICAL_WEIGHT) * (1 + TASK_WEIGHT) + WHOLE_WEIGHT + TOKENS_WEIGHT
+# The task is what a trace is cut into first, so its beginning is the first chunk.
+TASK_ORDINAL = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A trace that was found: its score from 0 to 1 and the parts of it, and its passages, best first.
 
-    `context` is what its neighbours in time lent it, `tokens` how well it matches the question word by word.
+    `context` is what its neighbours in time lent it, `tokens` how well it matches the question word by word, `reranker` what
+    a cross-encoder says. A tuple, because a search makes hundreds, and a frozen dataclass takes four times as long to make.
     """
 
     row: int
@@ -36,31 +43,99 @@ class Ranked:
     passages: tuple[tuple[int, float], ...]
     context: float = 0.0
     tokens: float = 0.0
+    reranker: float = 0.0
+
+    def scored(self, score: float) -> Ranked:
+        """Return the same with another score, and what is lent of it in proportion."""
+        return self._replace(score=score, context=self.context * score / self.score if self.context and self.score else self.context)
 
 
-def fuse(dense: Mapping[ChunkKey, float] | None, words: WordHits, *, tokens: bool = False) -> list[Ranked]:
-    """Return the traces of all hits, best first. `dense` None: by words alone. `tokens`: a fourth part is still to come."""
-    highest = (DENSE_WEIGHT if dense is not None else 0.0) + LEXICAL_WEIGHT + WHOLE_WEIGHT + (TOKENS_WEIGHT if tokens else 0.0)
-    cosines: Mapping[ChunkKey, float] = dense or {}
-    chunks: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
-    for row, ordinal in {*cosines, *words.chunks}:
-        key = (row, ordinal)
-        score = DENSE_WEIGHT * max(0.0, cosines.get(key, 0.0)) + LEXICAL_WEIGHT * words.chunks.get(key, 0.0)
-        chunks[row].append((-score, ordinal))
-    return by_score([_ranked(row, sorted(chunks[row]), cosines, words, highest) for row in {*chunks, *words.traces}])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """What a part of a score is taken for where an index did not tell it: a cosine, the BM25 of a chunk and of a whole trace.
+
+    In a list of the best, whatever is not there has at most the lowest score in it (the threshold algorithm of Fagin, Lotem and
+    Naor, PODS 2001), and zero where the list is complete.
+    """
+
+    cosine: float = 0.0
+    chunk: float = 0.0
+    whole: float = 0.0
+
+    @classmethod
+    def beyond(cls, dense: Mapping[ChunkKey, float] | None, words: WordHits, *, full: int) -> Missing:
+        """Return what is missing from lists that are cut at `full` entries."""
+
+        def least(scores: Mapping[Any, float] | None) -> float:
+            return max(0.0, min(scores.values())) if scores and len(scores) >= full else 0.0
+
+        return cls(cosine=least(dense), chunk=least(words.chunks), whole=least(words.traces))
 
 
-def _ranked(row: int, chunks: Sequence[tuple[float, int]], cosines: Mapping[ChunkKey, float], words: WordHits, highest: float) -> Ranked:
-    best, ordinal = chunks[0] if chunks else (0.0, -1)
-    whole = words.traces.get(row, 0.0)
-    return Ranked(
-        row=row,
-        score=(-best + WHOLE_WEIGHT * whole) / highest,
-        dense=max(0.0, cosines.get((row, ordinal), 0.0)),
-        lexical=words.chunks.get((row, ordinal), 0.0),
-        whole=whole,
-        passages=tuple((i, -score / highest) for score, i in chunks),
-    )
+NOTHING_MISSING = Missing()
+
+
+class Fused:
+    """The fused scores of traces: `rows` best first, `scores` by row. Values are made of those that are asked for.
+
+    Of all that two indexes propose most is never looked at, and making values of everything costs more than scoring it.
+    """
+
+    def __init__(
+        self,
+        dense: Mapping[ChunkKey, float] | None,
+        words: WordHits,
+        *,
+        tokens: bool = False,
+        rows: Collection[int] | None = None,
+        missing: Missing = NOTHING_MISSING,
+    ) -> None:
+        chunk = (DENSE_WEIGHT if dense is not None else 0.0) + LEXICAL_WEIGHT
+        self._highest = chunk * (1 + TASK_WEIGHT) + WHOLE_WEIGHT + (TOKENS_WEIGHT if tokens else 0.0)
+        self._cosines: Mapping[ChunkKey, float] = dense or {}
+        self._words = words
+        self._chunks: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
+        self._unknown, self._whole = DENSE_WEIGHT * missing.cosine + LEXICAL_WEIGHT * missing.chunk, missing.whole
+        cosines, lexical = self._cosines, words.chunks
+        for key in cosines.keys() | lexical.keys():
+            row, ordinal = key
+            if rows is None or row in rows:
+                score = DENSE_WEIGHT * max(0.0, cosines.get(key, missing.cosine)) + LEXICAL_WEIGHT * lexical.get(key, missing.chunk)
+                self._chunks[row].append((-score, ordinal))
+        wholes = words.traces if rows is None else words.traces.keys() & rows
+        ordered = sorted((-self._score(row), row) for row in self._chunks.keys() | wholes)
+        self.rows = [row for _, row in ordered]
+        self.scores = {row: -score for score, row in ordered}
+
+    def _score(self, row: int) -> float:
+        chunks = self._chunks.get(row, ())
+        best = -min(chunks)[0] if chunks else self._unknown
+        task = next((-score for score, ordinal in chunks if ordinal == TASK_ORDINAL), self._unknown)
+        return (best + TASK_WEIGHT * task + WHOLE_WEIGHT * self._words.traces.get(row, self._whole)) / self._highest
+
+    def ranked(self, row: int, *, at_most: float = 1.0) -> Ranked:
+        """Return a trace, with no higher score than `at_most`."""
+        chunks = sorted(self._chunks.get(row, ()))
+        best = (row, chunks[0][1] if chunks else -1)
+        return Ranked(
+            row=row,
+            score=min(at_most, self.scores[row]),
+            dense=max(0.0, self._cosines.get(best, 0.0)),
+            lexical=self._words.chunks.get(best, 0.0),
+            whole=self._words.traces.get(row, 0.0),
+            passages=tuple((ordinal, -score / self._highest) for score, ordinal in chunks),
+        )
+
+
+def fuse(
+    dense: Mapping[ChunkKey, float] | None, words: WordHits, *, tokens: bool = False, rows: Collection[int] | None = None
+) -> list[Ranked]:
+    """Return the traces of all hits, or those of them that are in `rows`, best first.
+
+    `dense` None: by words alone. `tokens`: the last part of the score is still to come.
+    """
+    fused = Fused(dense, words, tokens=tokens, rows=rows)
+    return [fused.ranked(row) for row in fused.rows]
 
 
 def merge(rankings: Sequence[Sequence[Ranked]]) -> list[Ranked]:
@@ -79,9 +154,15 @@ def merge(rankings: Sequence[Sequence[Ranked]]) -> list[Ranked]:
 
 def _with_passages(found: Ranked, passages: Mapping[int, float]) -> Ranked:
     ordered = tuple(sorted(passages.items(), key=lambda p: (-p[1], p[0])))
-    return replace(found, passages=ordered)
+    return found._replace(passages=ordered)
 
 
 def by_score(ranking: Sequence[Ranked]) -> list[Ranked]:
     """Return the ranking best first; of equals, the trace that was stored first."""
     return sorted(ranking, key=lambda found: (-found.score, found.row))
+
+
+def behind(first: Sequence[Ranked], others: Sequence[Ranked]) -> list[Ranked]:
+    """Return one ranking: the others stay behind the first, whatever their scores, and none has a higher one."""
+    least = first[-1].score if first else 1.0
+    return [*first, *(found.scored(least) if found.score > least else found for found in others)]

@@ -4,27 +4,39 @@
 
 after ColBERT (Khattab and Zaharia 2020, arXiv:2004.12832), with the weights of BM25's inverse document frequency: one vector
 for a whole text blurs names and numbers, and the words of BM25 must be the same to be equal. The vectors are those that the
-embedding model computes anyway. A trace's tokens are those of its best chunks together, because a trace says what it is about
-in one (its task), and what happened in another.
+embedding model computes anyway. A trace's tokens are those of its task and its best other chunk together, because a trace says
+what it is about in one, and what happened in another.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracebank.embedding import Vectors, unpacked
-from tracebank.retrieval.fusion import DENSE_WEIGHT, LEXICAL_WEIGHT, TOKENS_WEIGHT, WHOLE_WEIGHT, Ranked, by_score
+from tracebank.index import ChunkKey
+from tracebank.retrieval.fusion import HIGHEST, TASK_ORDINAL, TOKENS_WEIGHT, Ranked, by_score
 
-# So many of the best traces are compared, and so many of the best chunks of each.
-READ_TRACES, READ_CHUNKS = 30, 2
-# Of a score that all four parts make up.
-_SHARE = TOKENS_WEIGHT / (DENSE_WEIGHT + LEXICAL_WEIGHT + WHOLE_WEIGHT + TOKENS_WEIGHT)
+# Packed token vectors, uint8 [tokens, bytes a token].
+Codes = NDArray[np.uint8]
+
+# So many of the best traces are compared.
+READ_TRACES = 20
+# Of a score that all parts make up.
+_SHARE = TOKENS_WEIGHT / HIGHEST
 _WORD = re.compile(r"\w+")
+
+
+def chunks_to_read(ranking: Sequence[Ranked]) -> list[ChunkKey]:
+    """Return the chunks whose tokens are compared: of each of the best traces its task and its best other chunk."""
+    return [(found.row, ordinal) for found in ranking[:READ_TRACES] for ordinal in _telling(found)]
+
+
+def _telling(found: Ranked) -> list[int]:
+    return [TASK_ORDINAL, *[ordinal for ordinal, _ in found.passages if ordinal != TASK_ORDINAL][:1]]
 
 
 def words_of(text: str) -> list[tuple[int, int]]:
@@ -40,7 +52,7 @@ def token_weights(spans: NDArray[np.int32], words: Sequence[tuple[int, int]], id
     return weights / total if total > 0 else np.full(len(weights), 1 / max(1, len(weights)), np.float32)
 
 
-def token_scores(question: Vectors, weights: Vectors, codes: Mapping[int, Sequence[NDArray[np.uint8]]]) -> dict[int, float]:
+def token_scores(question: Vectors, weights: Vectors, codes: Mapping[int, Sequence[Codes]]) -> dict[int, float]:
     """Return each trace's score, 0 to 1, by row, from the packed tokens of its chunks; without tokens it has none."""
     kept = {row: np.concatenate(parts) for row, parts in codes.items() if sum(map(len, parts))}
     if not kept or not len(question):
@@ -52,15 +64,13 @@ def token_scores(question: Vectors, weights: Vectors, codes: Mapping[int, Sequen
 
 
 def reread(ranking: Sequence[Ranked], scores: Mapping[int, float]) -> list[Ranked]:
-    """Return the ranking, of which three parts are known, with the scores of those that were compared as the fourth, best first.
+    """Return the traces that were compared, of which the other parts are known, with the last part added, best first.
 
-    Of those to be compared, one whose tokens are not kept yet is taken for an average one. The others stay behind them.
+    One whose tokens are not kept yet is taken for an average one.
     """
-    if not scores:
-        return list(ranking)
-    average = sum(scores.values()) / len(scores)
-    return by_score([*(_with(found, scores.get(found.row, average)) for found in ranking[:READ_TRACES]), *ranking[READ_TRACES:]])
+    average = sum(scores.values()) / len(scores) if scores else 0.0
+    return by_score([_with(found, scores.get(found.row, average)) for found in ranking[:READ_TRACES]])
 
 
 def _with(found: Ranked, tokens: float) -> Ranked:
-    return replace(found, score=min(1.0, found.score + _SHARE * tokens), tokens=tokens)
+    return found._replace(score=min(1.0, found.score + _SHARE * tokens), tokens=tokens)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from tracebank.sentences import sentences
+
 # A longer line is a paragraph, and is cut into sentences; a longer sentence is cut where the chunk ends.
 LONG_CHARS = 600
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
 _LINE_END = re.compile(r"\n+")
 
 
@@ -28,8 +29,8 @@ def pieces_of(text: str, start: int, end: int) -> list[tuple[int, int]]:
     """Return the spans of the lines and sentences of which at least half lies between start and end, in reading order."""
     low, high = max(0, start - LONG_CHARS), min(len(text), end + LONG_CHARS)
     found: list[tuple[int, int]] = []
-    for line in _split(text, low, high, _LINE_END):
-        for first, last in _split(text, *line, _SENTENCE_END) if line[1] - line[0] > LONG_CHARS else [line]:
+    for line in _lines(text, low, high):
+        for first, last in _sentences(text, *line) if line[1] - line[0] > LONG_CHARS else [line]:
             inside = max(first, start), min(last, end)
             if last - first > LONG_CHARS:
                 first, last = inside
@@ -38,10 +39,15 @@ def pieces_of(text: str, start: int, end: int) -> list[tuple[int, int]]:
     return found
 
 
-def _split(text: str, start: int, end: int, border: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    for found in border.finditer(text, start, end):
+def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    for found in _LINE_END.finditer(text, start, end):
         if found.start() > start:
             yield start, found.start()
         start = found.end()
     if end > start:
         yield start, end
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    for first, last in sentences(text, start, end):
+        yield first, first + len(text[first:last].rstrip())

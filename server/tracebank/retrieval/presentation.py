@@ -8,13 +8,13 @@ lessons, by its first: so a small budget holds what is said about the question, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tracebank.records import Detail, format_time
+from tracebank.records import Detail, Lesson, Outcome, format_time
 from tracebank.retrieval.fusion import Ranked
 from tracebank.retrieval.passages import pieces
 from tracebank.store import StoredTrace
@@ -40,7 +40,7 @@ Piece = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One memory as the caller gets it; `parts` are those of the score."""
+    """One memory as the caller gets it; `parts` are those of the score, `near_equal` the ids of others that say the same."""
 
     trace_id: str
     namespace: str
@@ -52,6 +52,7 @@ class Result:
     tags: tuple[str, ...]
     occurred_at: str
     parts: Mapping[str, float]
+    near_equal: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class _Memory:
     spans: Sequence[Span]
     number: int
     with_namespace: bool
+    near_equal: tuple[str, ...] = ()
+    unfit: bool = False
     task: str = ""
     lessons: list[str] = field(default_factory=list)
     passages: list[Piece] = field(default_factory=list)
@@ -83,7 +86,20 @@ class _Memory:
         trace = self.stored.trace
         where = f' namespace="{escape(trace.namespace)}"' if self.with_namespace else ""
         day = format_time(trace.occurred_at_ms or 0)[:10]
-        return f'<memory id="{escape(trace.trace_id)}"{where} outcome="{trace.outcome}" score="{self.ranked.score:.2f}" date="{day}">'
+        more = f' near_equal="{len(self.near_equal)} more"' if self.near_equal else ""
+        if self.unfit:
+            more += f' lessons_left_out="{len(trace.lessons)}"'
+        return f'<memory id="{escape(trace.trace_id)}"{where} outcome="{trace.outcome}" score="{self.ranked.score:.2f}" date="{day}"{more}>'
+
+    @property
+    def lessons_to_tell(self) -> tuple[Lesson, ...]:
+        """The lessons that may be shown."""
+        return () if self.unfit else self.stored.trace.lessons
+
+    @property
+    def task_label(self) -> str:
+        """What stands before the task: a failure is a warning."""
+        return "Warning, this failed: " if self.stored.trace.outcome == Outcome.FAILURE else "Task: "
 
     @property
     def excerpt(self) -> str:
@@ -101,10 +117,15 @@ class _Memory:
 
     @property
     def text(self) -> str:
-        lines = [f"Task: {self.task}", *(f"Lesson: {lesson}" for lesson in self.lessons)]
+        lines = [f"{self.task_label}{self.task}", *(f"Lesson: {lesson}" for lesson in self.lessons)]
         if self.passages:
             lines.append(self.excerpt)
         return "\n".join([self.opening, *(_TAG.sub("&lt;", line) for line in lines), "</memory>"])
+
+    @property
+    def _parts(self) -> dict[str, float]:
+        parts = {part: round(getattr(self.ranked, part), 4) for part in PARTS}
+        return {**parts, "reranker": round(self.ranked.reranker, 4)} if self.ranked.reranker else parts
 
     def result(self, *, shown: bool) -> Result:
         trace = self.stored.trace
@@ -112,7 +133,7 @@ class _Memory:
             trace_id=trace.trace_id, namespace=trace.namespace, outcome=str(trace.outcome), score=round(self.ranked.score, 4),
             task=self.task if shown else trace.task[:UNSHOWN_TASK_CHARS], lessons=tuple(self.lessons),
             excerpt=self.excerpt if self.passages else "", tags=trace.tags, occurred_at=format_time(trace.occurred_at_ms or 0),
-            parts={part: round(getattr(self.ranked, part), 4) for part in PARTS},
+            parts=self._parts, near_equal=self.near_equal,
         )  # fmt: skip
 
 
@@ -126,14 +147,20 @@ def present(
     several: bool,
     told: Mapping[tuple[int, int], str | None] = MappingProxyType({}),
     patterns: Sequence[str] = (),
+    near_equal: Mapping[int, Sequence[str]] = MappingProxyType({}),
+    unfit: Collection[int] = (),
 ) -> Page:
     """Return the page of these memories, best first, in at most `max_tokens` of text, counted exactly.
 
     `several` names each memory's namespace; `told` is what is said after a lesson, by row and ordinal, None where another
-    one has said the same; `patterns` are lines about these memories together. A memory that finds no room is still a
-    result, without its text.
+    one has said the same; `patterns` are lines about these memories together; `near_equal` names, by row, the others that
+    say the same as one; `unfit` are the rows of those whose lessons are left out, where that leaves anything. A memory that
+    finds no room is still a result, without its text.
     """
-    memories = [_Memory(stored, ranked, spans, i, several) for i, (stored, ranked, spans) in enumerate(found, 1)]
+    memories = [
+        _Memory(stored, ranked, spans, i, several, tuple(near_equal.get(stored.row, ())), _is_unfit(stored, unfit))
+        for i, (stored, ranked, spans) in enumerate(found, 1)
+    ]
     head = [INTRODUCTION if memories else "No memory matches.", *([f"({_TAG.sub('&lt;', note)})"] if note else [])]
     filler = _Filler(tokenizer, max_tokens, detail, head, told)
     shown, patterns_shown = filler.fill(memories, patterns)
@@ -141,6 +168,11 @@ def present(
     showing = {memory.number for memory in shown}
     results = tuple(m.result(shown=m.number in showing) for m in memories)
     return Page(results=results, text=text, tokens=tokens, patterns=tuple(patterns_shown))
+
+
+def _is_unfit(stored: StoredTrace, unfit: Collection[int]) -> bool:
+    # Without its lessons a memory that has nothing else would say nothing.
+    return stored.row in unfit and bool(stored.trace.lessons) and bool(stored.trace.content.strip())
 
 
 class _Filler:
@@ -197,8 +229,8 @@ class _Filler:
     def _open(self, memory: _Memory, piece: Piece | None) -> bool:
         """Begin to show a memory: its head and its lessons. Not for its head alone, unless it is the first."""
         memory.task = self._clipped(memory.stored.trace.task, CONCISE_TASK_TOKENS)
-        head = self._cost(f"{memory.opening}\nTask: {memory.task}\n</memory>\n")
-        alone = piece is None or memory.number == 1 or memory.stored.trace.lessons
+        head = self._cost(f"{memory.opening}\n{memory.task_label}{memory.task}\n</memory>\n")
+        alone = piece is None or memory.number == 1 or memory.lessons_to_tell
         if head + (0 if alone else self._cost(memory.stored.trace.content[slice(*piece or ())])) > self._left:
             return False
         self._left -= head
@@ -207,7 +239,7 @@ class _Filler:
         return True
 
     def _add_lessons(self, memory: _Memory) -> None:
-        lessons = memory.stored.trace.lessons
+        lessons = memory.lessons_to_tell
         remarks = [self._told.get((memory.stored.row, i), "") for i in range(len(lessons))]
         new = [(lesson, remark) for lesson, remark in zip(lessons, remarks, strict=True) if remark is not None]
         for lesson, remark in new[: CONCISE_LESSONS if self._concise else None]:

@@ -18,6 +18,7 @@ from tracebank.records import (
     check_id,
     check_int,
     check_list,
+    check_metadata,
     check_outcome,
     check_tags,
     check_text,
@@ -27,7 +28,7 @@ from tracebank.records import (
 )
 from tracebank.settings import RetrievalSettings
 
-FIELDS = ("query", "k", "namespace", "outcome", "tags", "since", "until", "max_tokens", "detail", "cursor")
+FIELDS = ("query", "k", "namespace", "outcome", "tags", "since", "until", "metadata", "max_tokens", "detail", "cursor")
 MAX_K, MIN_TOKENS, MAX_TOKENS = 50, 50, 100_000
 
 
@@ -50,7 +51,7 @@ def parse_query(raw: Mapping[str, Any], *, limits: Limits, defaults: RetrievalSe
 
 
 def parse_filters(raw: Mapping[str, Any], limits: Limits) -> Filters:
-    """Return the filters on outcome (one or a list), tags, since and until. Raises: InputError."""
+    """Return the filters on outcome (one or a list), tags, since, until and metadata (equal values). Raises: InputError."""
     outcome = given(raw, "outcome", ())
     outcomes = [outcome] if isinstance(outcome, str) else check_list("outcome", outcome, len(Outcome))
     filters = Filters(
@@ -58,6 +59,7 @@ def parse_filters(raw: Mapping[str, Any], limits: Limits) -> Filters:
         tags=check_tags("tags", given(raw, "tags", ()), limits),
         since_ms=None if raw.get("since") is None else parse_time("since", raw["since"]),
         until_ms=None if raw.get("until") is None else parse_time("until", raw["until"]),
+        metadata=tuple(sorted(check_metadata(given(raw, "metadata", {}), limits).items())),
     )
     if filters.since_ms is not None and filters.until_ms is not None and filters.since_ms > filters.until_ms:
         raise InputError("since", f"must not be after until: {shown(raw['since'])} is after {shown(raw['until'])}")
@@ -108,5 +110,7 @@ def offset_of(query: Query) -> int:
     if not valid:
         raise InputError("cursor", f"is not one that retrieve returned: {shown(query.cursor)}; leave it out to start again")
     if fingerprint != _fingerprint(query):
-        raise InputError("cursor", "belongs to another query: send it with the same query, namespace, outcome, tags, since and until")
+        raise InputError(
+            "cursor", "belongs to another query: send it with the same query, namespace, outcome, tags, since, until and metadata"
+        )
     return int(offset)

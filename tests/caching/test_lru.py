@@ -69,5 +69,36 @@ def test_clearing_forgets_the_values_and_keeps_the_counts() -> None:
     cache.get("b")
     cache.clear()
     assert cache.report() == {
-        "entries": 0, "capacity": 4, "hits": 2, "misses": 1, "hit_rate": 0.6667, "evictions": 0, "expirations": 0,
+        "entries": 0, "capacity": 4, "hits": 2, "misses": 1, "hit_rate": 0.6667, "evictions": 0, "expirations": 0, "invalidations": 0,
     }  # fmt: skip
+
+
+def test_exactly_the_values_of_matching_keys_are_dropped() -> None:
+    """And counted as invalidated, not as evicted."""
+    cache: LruCache[str, int] = LruCache(capacity=4, clock=Clock())
+    for number, key in enumerate(["one/a", "one/b", "two/a"]):
+        cache.put(key, number)
+    assert cache.drop(lambda key: key.startswith("one/")) == 2
+    assert (cache.get("one/a"), cache.get("two/a")) == (None, 2)
+    assert (cache.counts.invalidations, cache.counts.evictions) == (2, 0)
+
+
+def test_a_value_that_is_not_valid_any_more_is_a_miss_and_leaves() -> None:
+    """Whoever asks for it says what is valid."""
+    cache: LruCache[str, int] = LruCache(clock=Clock())
+    cache.put("a", 1)
+    assert cache.get("a", lambda value: value == 1) == 1
+    assert cache.get("a", lambda value: value == 2) is None
+    assert (len(cache), cache.counts.invalidations, cache.counts.misses) == (0, 1, 1)
+
+
+def test_a_value_may_be_older_than_its_stay() -> None:
+    """Its age counts from when it was made, and a bound on bytes from all that are kept."""
+    clock = Clock()
+    clock.now = 100.0
+    cache: LruCache[str, int] = LruCache(ttl_s=10, max_bytes=5, size_of=lambda key, value: value, clock=clock)
+    cache.put("old", 2, kept_at=95.0)
+    cache.put("new", 2)
+    clock.now = 106.0
+    assert (cache.get("old"), cache.get("new")) == (None, 2)
+    assert cache.report()["bytes"] == 2

@@ -1,0 +1,135 @@
+"""Answers that are kept (L1). One is served as long as nothing that it was made of has changed.
+
+A kept answer says which versions of its namespaces it is of, which model's meaning took part, and whose tokens it was
+counted in. It is looked up by all that was asked, and served where these are still the present ones: so a write makes
+exactly those answers unusable that it may change, whoever wrote. What several ask at once is found once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tracebank.answering.finder import Finder, Retrieved
+from tracebank.answering.requests import Asked
+from tracebank.caching import Flights, LruCache
+from tracebank.settings import CacheSettings
+from tracebank.store.versions import Versions
+
+# What a memory takes beside its text, in the page and in what is made of that.
+RESULT_BYTES = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """What answers are made with now: acceptable are those of these models and tokenizers, the best one first."""
+
+    models: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer with what it is of."""
+
+    versions: tuple[int, ...]
+    model: str
+    tokenizer: str
+    answer: Retrieved
+    prepared: bool = False
+
+
+class Answers:
+    """The cache in front of a `Finder`. It belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        finder: Finder,
+        versions: Versions,
+        spaces: Callable[[], Mapping[str, int]],
+        present: Callable[[], Present],
+        settings: CacheSettings,
+    ) -> None:
+        self._finder, self._versions, self._spaces, self._present = finder, versions, spaces, present
+        self.kept: LruCache[Asked, Kept] = LruCache(
+            capacity=settings.results, max_bytes=settings.results_bytes, least_bytes=settings.results_bytes / 16,
+            ttl_s=settings.results_ttl_s, size_of=_bytes, clock=time.monotonic,
+        )  # fmt: skip
+        self._flights: Flights[tuple[object, ...], Retrieved] = Flights()
+        # Look-ups that an answer served which nobody had asked for before.
+        self.prepared_used = 0
+
+    async def answer(self, asked: Asked, *, complete: bool) -> Retrieved:
+        """Return the answer, from the cache where it is kept. `complete`: all that the asker knows of is indexed.
+
+        Raises: StoreError.
+        """
+        versions, present = self.versions_of(asked), self._present()
+        kept = self.kept.get(asked, lambda kept: _valid(kept, versions, present))
+        if kept is not None:
+            self.prepared_used += kept.prepared
+            return kept.answer
+        return await self._flights.fetch(
+            (asked, versions, present.models, complete), lambda: self._find(asked, versions, complete=complete, prepared=False)
+        )
+
+    async def _find(self, asked: Asked, versions: tuple[int, ...], *, complete: bool, prepared: bool) -> Retrieved:
+        found = await self._finder.find(asked, versions, complete=complete)
+        if found.lasting:
+            self.kept.put(asked, Kept(versions, found.model, found.tokenizer, found.answer, prepared))
+        return found.answer
+
+    # -- ahead of being asked, and behind a restart -------------------------------------------------------------
+
+    def has(self, asked: Asked) -> bool:
+        """Whether the answer is kept, and valid. It is no look-up: nothing is counted."""
+        kept = self.kept.peek(asked)
+        return kept is not None and _valid(kept, self.versions_of(asked), self._present())
+
+    async def prepare(self, asked: Asked) -> None:
+        """Find an answer before somebody asks; who asks meanwhile shares it. Everything stored is indexed. Raises: StoreError."""
+        versions, present = self.versions_of(asked), self._present()
+        await self._flights.fetch(
+            (asked, versions, present.models, True), lambda: self._find(asked, versions, complete=True, prepared=True)
+        )
+
+    def current(self) -> Iterator[tuple[Asked, Kept, float]]:
+        """Yield what is kept and valid, with when it was made (monotonic seconds), the latest used first."""
+        present = self._present()
+        for asked, kept, made_at in list(self.kept)[::-1]:
+            if _valid(kept, self.versions_of(asked), present):
+                yield asked, kept, made_at
+
+    def restore(self, kept: Iterable[tuple[Asked, Kept, float]]) -> None:
+        """Take back what `current` gave, the latest used last; what is not valid any more is left out."""
+        for asked, one, made_at in kept:
+            if one.versions == self.versions_of(asked):
+                self.kept.put(asked, one, kept_at=made_at)
+
+    def forget(self, matches: Callable[[Asked], bool]) -> int:
+        """Forget the answers to these requests, and all rankings. Returns how many answers."""
+        self._finder.rankings.clear()
+        return self.kept.drop(matches)
+
+    def versions_of(self, asked: Asked) -> tuple[int, ...]:
+        """Return the versions of all that a request searches, as they are now."""
+        if not asked.query.namespaces:
+            return (self._versions.latest,)
+        spaces = self._spaces()
+        return self._versions.of([spaces.get(name, 0) for name in asked.query.namespaces])
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """Return the figures for `stats`."""
+        return {"results": {**self.kept.report(), "shared": self._flights.shared}, "rankings": self._finder.rankings.report()}
+
+
+def _valid(kept: Kept, versions: tuple[int, ...], present: Present) -> bool:
+    return kept.versions == versions and kept.model in present.models and kept.tokenizer in present.tokenizers
+
+
+def _bytes(asked: Asked, kept: Kept) -> int:
+    # The text is held twice: as a whole and in the results.
+    texts = sum(len(text) for text in asked.query.texts)
+    return 2 * texts + 2 * len(kept.answer.page.text.encode("utf-8", "replace")) + RESULT_BYTES * (1 + len(kept.answer.page.results))

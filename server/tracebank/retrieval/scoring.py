@@ -1,0 +1,209 @@
+"""Scoring exactly what the indexes proposed, in one namespace or in many: what is best in all of them, no more.
+
+Chroma and tantivy each propose chunks; what one proposed without the other's score is scored by the other: cosines
+from the vectors in the store (`dense`), BM25 from tantivy on just those chunks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from tracebank.beside import Beside
+from tracebank.embedding import Embedded, TokenVectors, unpacked
+from tracebank.errors import IndexFaultError
+from tracebank.index import ChunkKey, WordHits, WordIndex
+from tracebank.records import Filters
+from tracebank.retrieval import context, late
+from tracebank.retrieval.context import Neighbours, lifted
+from tracebank.retrieval.dense import Dense
+from tracebank.retrieval.fusion import TASK_ORDINAL, Fused, Missing, Ranked, behind, by_score, fuse
+from tracebank.store import Store, neighbours, traces, vectors
+from tracebank.store.outbox import Sink
+
+PARALLEL_SEARCHES = 4
+# From here on a search of one kind takes milliseconds, and handing it to another thread a tenth of one.
+BESIDE_CHUNKS = 100_000
+# So many of the best proposed, by what they may come to, are scored exactly: three times what is compared word by word, so that
+# none of those is missed. As many again for each further namespace that may have more than it proposed.
+EXACT_TRACES = 60
+# So many are told at most, for the pages behind the first.
+FOUND_TRACES = 200
+
+Result = TypeVar("Result")
+
+
+class Faults:
+    """What goes wrong in the indexes while they are searched: the question is answered with what is there."""
+
+    def __init__(self) -> None:
+        self._found: dict[Sink, IndexFaultError] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def unless_faulty(self, sink: Sink, action: Callable[[], Result], otherwise: Result) -> Result:
+        """Ask an index; where it is broken note that, and go on with what is there."""
+        try:
+            return action()
+        except IndexFaultError as error:
+            self._found[sink] = error
+            return otherwise
+
+    def names(self) -> list[str]:
+        """Return which indexes are broken."""
+        return sorted(self._found)
+
+    def take(self) -> dict[Sink, IndexFaultError]:
+        """Return, once, what went wrong since the last call."""
+        found, self._found = self._found, {}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question. `embedded` None: meaning takes no part."""
+
+    text: str
+    embedded: Embedded | None
+    filters: Filters
+
+    @property
+    def tokens(self) -> TokenVectors | None:
+        """Its tokens, where the model tells of them."""
+        return self.embedded.tokens if self.embedded is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What the two indexes propose in one namespace. `dense` None: meaning takes no part."""
+
+    space: int
+    words: WordHits
+    dense: dict[ChunkKey, float] | None
+    fused: Fused
+    # Whether there may be more than was proposed.
+    cut: bool
+
+
+class Scorer:
+    """Ranks what was proposed for a question. Its calls block; any thread may make them."""
+
+    def __init__(self, store: Store, words: WordIndex, *, candidates: int, faults: Faults) -> None:
+        """Take what it asks; with `dense` meaning takes part, too."""
+        self._store, self._words, self._candidates, self._faults = store, words, candidates, faults
+        self.dense: Dense | None = None
+        self._beside = Beside(PARALLEL_SEARCHES, name="meaning")
+
+    def close(self) -> None:
+        """Let go of the threads. Nobody may search any more."""
+        self._beside.close()
+
+    def propose(self, asked: Asked, spaces: Sequence[int]) -> list[Proposed]:
+        """Ask both indexes of each of these namespaces."""
+        return [self._propose(asked, space) for space in spaces]
+
+    def _propose(self, asked: Asked, space: int) -> Proposed:
+        unless_faulty = self._faults.unless_faulty
+        query = partial(self._words.query, space, asked.text, self._candidates, asked.filters)
+        words, near = self._beside.both(
+            lambda: unless_faulty("words", query, WordHits()),
+            lambda: self._near(asked, space),
+            worth=unless_faulty("words", lambda: self._words.count(space), 0) >= BESIDE_CHUNKS,
+        )
+        missing = Missing.beyond(near, words, full=self._candidates)
+        cut = any(len(found) >= self._candidates for found in (near or (), words.chunks, words.traces))
+        return Proposed(space, words, near, Fused(near, words, tokens=near is not None and asked.tokens is not None, missing=missing), cut)
+
+    def _near(self, asked: Asked, space: int) -> dict[ChunkKey, float] | None:
+        """Return the cosines of the nearest chunks; None where meaning takes no part."""
+        nothing: dict[ChunkKey, float] | None = None
+        if asked.embedded is None or self.dense is None:
+            return nothing
+        return self._faults.unless_faulty("vectors", partial(self.dense.nearest, space, asked.embedded.vector, asked.filters), nothing)
+
+    def ranked(self, asked: Asked, proposals: Sequence[Proposed]) -> list[Ranked]:
+        """Return what was proposed: the best scored exactly, with what neighbours lend, and word by word; the others behind."""
+        of = {row: proposed for proposed in proposals for row in proposed.fused.rows}
+        own = {row: score for proposed in proposals for row, score in proposed.fused.scores.items()}
+        rows = sorted(own, key=lambda row: (-own[row], row))
+        limit = EXACT_TRACES * max(1, sum(proposed.cut for proposed in proposals))
+        near, borrowers, new = self._neighbours(asked, rows, own, beyond=limit)
+        for lender, sides in near.items():
+            of.update((row, of[lender]) for side in sides for row in side if row not in of)
+        chosen: defaultdict[int, list[int]] = defaultdict(list)
+        for row in (*rows[:limit], *new):
+            chosen[of[row].space].append(row)
+        best = by_score([r for p in proposals if p.space in chosen for r in self._exactly(asked, p, chosen[p.space], new)])
+        first = lifted(best, near, borrowers)
+        if asked.tokens is not None and self.dense is not None:
+            # Word by word each is compared for itself, and what stands out then lends.
+            by_row = {ranked.row: ranked for ranked in best}
+            read = [by_row[ranked.row] for ranked in first[: late.READ_TRACES]]
+            reread = self._reread(asked.text, asked.tokens, self.dense, read, of)
+            first = behind(lifted(reread, near, borrowers), first[late.READ_TRACES :])
+        others = [row for row in rows[limit:FOUND_TRACES] if row not in new]
+        return [*first, *(of[row].fused.ranked(row, at_most=first[-1].score) for row in others)]
+
+    def _neighbours(
+        self, asked: Asked, rows: Sequence[int], own: Mapping[int, float], *, beyond: int
+    ) -> tuple[Neighbours, set[int], dict[int, int]]:
+        """Return who is whose neighbour in time, who may borrow, and those of them `beyond` the best, with their chunks' number."""
+        lending = rows[: context.LENDING_TRACES]
+        near = self._store.read_now(lambda db: neighbours.of_traces(db, lending, reach=context.REACH, within_ms=context.WITHIN_MS))
+        loans = context.lent({row: own[row] for row in lending}, near, own)
+        chunks = self._store.read_now(lambda db: traces.chunk_counts(db, list(loans)))
+        borrowers = {row for row in loans if chunks.get(row, 0) <= context.SHORT_CHUNKS}
+        exact = set(rows[:beyond])
+        # Those that were proposed further down, by what they may come to; and those that nobody proposed, by what is lent to them.
+        further = sorted(borrowers & own.keys() - exact, key=lambda row: (-own[row] - loans[row], row))[: context.NEW_TRACES]
+        if not asked.filters:
+            # With a filter nothing new comes in: it may not pass.
+            further += sorted(borrowers - own.keys(), key=lambda row: (-loans[row], row))[: context.NEW_TRACES]
+        return near, borrowers, {row: chunks[row] for row in further if row in chunks}
+
+    def _exactly(self, asked: Asked, proposed: Proposed, rows: Sequence[int], new: Mapping[int, int]) -> list[Ranked]:
+        """Return the exact scores of these rows of a namespace; of the `new` ones all chunks count, their number is given."""
+        words, dense = self._completed(asked, proposed, rows, new)
+        return fuse(dense, words, tokens=dense is not None and asked.tokens is not None, rows=set(rows))
+
+    def _completed(
+        self, asked: Asked, proposed: Proposed, rows: Sequence[int], new: Mapping[int, int]
+    ) -> tuple[WordHits, dict[ChunkKey, float] | None]:
+        """Return the scores of both kinds with what is missing: of the chunks proposed of these rows, of their tasks, of the new ones."""
+        words, dense = proposed.words, proposed.dense
+        known = {*words.chunks, *(dense or ())}
+        wanted = {row for row in rows if row not in new}
+        keys = {key for key in known if key[0] in wanted} | {(row, TASK_ORDINAL) for row in wanted}
+        keys |= {(row, ordinal) for row in rows if row in new for ordinal in range(new[row])}
+        # A list that is not full is complete: what it lacks shares no word with the question.
+        chunks = [key for key in keys if key not in words.chunks] if len(words.chunks) >= self._candidates else []
+        wholes = [row for row in rows if row not in words.traces] if len(words.traces) >= self._candidates else []
+        if chunks or wholes:
+            space = proposed.space
+            more = self._faults.unless_faulty("words", lambda: self._words.score(space, asked.text, chunks, wholes), WordHits())
+            words = WordHits({**words.chunks, **more.chunks}, {**words.traces, **more.traces})
+        if dense is not None and asked.embedded is not None and self.dense is not None:
+            lacking = [key for key in keys if key not in dense]
+            dense = {**dense, **self.dense.cosines(proposed.space, lacking, asked.embedded.vector)}
+        return words, dense
+
+    def _reread(self, text: str, tokens: TokenVectors, dense: Dense, best: Sequence[Ranked], of: Mapping[int, Proposed]) -> list[Ranked]:
+        keys = late.chunks_to_read(best)
+        kept = self._store.read_now(lambda db: vectors.tokens_of_chunks(db, dense.model_id, keys))
+        codes: defaultdict[int, dict[int, list[late.Codes]]] = defaultdict(dict)
+        for row, ordinal in keys:
+            own = codes[of[row].space].setdefault(row, [])
+            if (row, ordinal) in kept:
+                own.append(kept[row, ordinal])
+        question, words = unpacked(tokens.codes), late.words_of(text)
+        spoken = [text[first:last] for first, last in words]
+        scores: dict[int, float] = {}
+        for space, held in codes.items():
+            # How rare a word is depends on where it is looked for.
+            idf = self._faults.unless_faulty("words", partial(self._words.idf, space, spoken), [1.0] * len(words))
+            scores |= late.token_scores(question, late.token_weights(tokens.spans, words, idf), held)
+        return late.reread(best, scores)

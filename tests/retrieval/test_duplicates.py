@@ -1,0 +1,56 @@
+"""Near-equal traces are shown once, with how many others."""
+
+from __future__ import annotations
+
+import pytest
+from samples import trace
+
+from tracebank.records import Lesson, Outcome, Trace
+from tracebank.retrieval.duplicates import near_equal, without_repeats
+
+LONG = " ".join(
+    f"the agent looked at file {name} and found what it was looking for" for name in "alpha beta gamma delta epsilon zeta".split()
+)
+
+
+def test_the_same_words_are_near_equal_whatever_their_case_marks_and_ids() -> None:
+    """A second run is told in the same words."""
+    a = trace("a", task="Deploy the service", content=LONG)
+    assert near_equal(a, trace("b", task="deploy the Service!", content=LONG.replace(" and ", ", and "), tags=("other",)))
+
+
+def test_a_few_words_may_differ_in_a_long_trace_and_none_in_a_short_one() -> None:
+    """So many as one in twenty of both."""
+    a = trace("a", task="Deploy the service", content=LONG)
+    assert near_equal(a, trace("b", task="Deploy the service", content=LONG.replace("alpha", "omega")))
+    assert not near_equal(a, trace("b", task="Deploy the service", content=LONG.replace("looked at file", "never opened")))
+    assert not near_equal(trace("a", task="Deploy service alpha", content=""), trace("b", task="Deploy service beta", content=""))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        trace("b", task="Deploy", content=LONG, outcome=Outcome.FAILURE),
+        trace("b", task="Deploy", content=LONG, namespace="elsewhere"),
+        trace("b", task="Deploy", content=LONG + " in 8 s"),
+        trace("b", task="Deploy", content=LONG, lessons=(Lesson(content="Look at the file again, and at every other file beside it."),)),
+    ],
+    ids=["outcome", "namespace", "number", "lesson"],
+)
+def test_what_differs_in_what_matters_is_shown(other: Trace) -> None:
+    """How it ended, whose it is, a number, a lesson."""
+    assert not near_equal(trace("a", task="Deploy", content=LONG + (" in 7 s" if "8 s" in other.content else "")), other)
+
+
+def test_the_first_of_each_is_kept_with_the_others_in_their_order() -> None:
+    """The best comes first, so the best is kept."""
+    values = [
+        trace("a", content=LONG),
+        trace("x", content="else"),
+        trace("b", content=LONG),
+        trace("c", content=LONG),
+        trace("y", content=""),
+    ]
+    kept = without_repeats(values, lambda value: value)
+    assert [(one.trace_id, [other.trace_id for other in others]) for one, others in kept] == [("a", ["b", "c"]), ("x", []), ("y", [])]
+    assert without_repeats([], lambda value: value) == []
