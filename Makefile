@@ -21,8 +21,9 @@ $(READY): pyproject.toml
 run: $(READY) ## Show the main job: store, retrieve, compress, stats, and the snippets for your clients
 	@$(BIN)/python examples/demo.py
 
+# Half of a test's time is waiting for processes. Each worker may load torch, so there are never many.
 test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 check: $(READY) ## Check format, lint and types
 	@$(BIN)/ruff format --check .

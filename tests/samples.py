@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import functools
 import hashlib
-import shutil
-import tempfile
+import os
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tracebank.chunking import Chunk, chunks_of, word_spans
+from tracebank.chunking import Chunk, chunks_of, text_hash, word_spans
 from tracebank.embedding import Prompts, Vectors, load_model
+from tracebank.embedding.sentence import resolve
 from tracebank.engine import Engine
 from tracebank.errors import EmbeddingError
-from tracebank.index import IndexedTrace
+from tracebank.index import ChromaVectorIndex, IndexedText, IndexedTrace
+from tracebank.index.chroma import guarded
 from tracebank.records import Lesson, Limits, Outcome, Trace, parse_trace
 from tracebank.settings import EmbeddingSettings, Settings, load_settings
 from tracebank.store import Added, Store, StoredTrace, models, outbox, traces
@@ -27,6 +28,8 @@ from tracebank.store import Added, Store, StoredTrace, models, outbox, traces
 LIMITS = Limits()
 NOW_MS = 1_790_000_000_000
 WAIT_S = 30.0
+# Names the directory with the exported model. All processes of a run share it, and the first one fills it.
+MODELS_VARIABLE = "MODELS_OF_THIS_TEST_RUN"
 
 
 def trace(trace_id: str = "t1", **fields: Any) -> Trace:
@@ -101,10 +104,27 @@ def tiny_vector(text: str) -> Vectors:
 @functools.cache
 def exported_models() -> Path:
     """Return the directory with the export of the bundled model, made once by a child process as the engine does it."""
-    directory = Path(tempfile.mkdtemp(prefix="tracebank-models-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    directory = Path(os.environ[MODELS_VARIABLE])
     load_model(EmbeddingSettings(engine="onnx", device="cpu"), directory)
     return directory
+
+
+def tiny_transformer(directory: Path, *, pooling: str = "mean", **saved_with: Any) -> str:
+    """Write a sentence-transformers model with weights by chance and the bundled model's words; return where it is."""
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    with warnings.catch_warnings(action="ignore"):  # newer versions have them elsewhere
+        from sentence_transformers.models import Pooling, Transformer
+
+    bare, whole = directory / "bare", directory / f"tiny-{pooling}"
+    tokenizer = AutoTokenizer.from_pretrained(resolve(""))
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(bare)
+    tokenizer.save_pretrained(bare)
+    transformer = Transformer(str(bare), max_seq_length=64)
+    SentenceTransformer(modules=[transformer, Pooling(64, pooling)], device="cpu", **saved_with).save_pretrained(str(whole))
+    return str(whole)
 
 
 async def put(store: Store, *values: Trace, priority: int = outbox.INTERACTIVE, now_ms: int = NOW_MS) -> list[Added]:
@@ -124,22 +144,68 @@ async def everything(store: Store) -> list[StoredTrace]:
     return await store.read(lambda db: traces.page(db, [], after=0, limit=100_000))
 
 
-def indexed(row: int, *chunks: str, stale: int = 0, **fields: Any) -> IndexedTrace:
-    """Return a trace as an index takes it, with the vectors of `TinyModel`."""
-    whole: dict[str, Any] = {
-        "trace_id": f"t{row}",
-        "text": "\n".join(chunks),
-        "vectors": np.stack([tiny_vector(chunk) for chunk in chunks]),
-        "outcome": "unknown",
-        "tags": (),
-        "occurred_at_ms": 0,
-    }
-    return IndexedTrace(row=row, chunks=chunks, stale_chunks=stale, **{**whole, **fields})
+def indexed(row: int, *chunks: str, **fields: Any) -> IndexedTrace:
+    """Return a trace as the index of words takes it."""
+    whole: dict[str, Any] = {"text": "\n".join(chunks), "outcome": "unknown", "tags": (), "occurred_at_ms": 0}
+    return IndexedTrace(row=row, chunks=chunks, **{**whole, **fields})
+
+
+def text_of(text: str, *, key: bytes | None = None, **fields: Any) -> IndexedText:
+    """Return a text as the index of vectors takes it, with the vector of `TinyModel`."""
+    whole: dict[str, Any] = {"vector": tiny_vector(text), "trace_id": "t", "outcome": "unknown", "occurred_at_ms": 0}
+    return IndexedText(key=key or text_hash(text), text=text, **{**whole, **fields})
+
+
+class ChunkIndex:
+    """Chroma's index with a text for each chunk, whose key tells which it is: so it can be tested like the one of words."""
+
+    def __init__(self, directory: Path) -> None:
+        self._index = ChromaVectorIndex(directory, model="tiny")
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the index's."""
+        return getattr(self._index, name)
+
+    def apply(self, namespace: int, upserts: Sequence[IndexedTrace], removals: Sequence[int]) -> None:
+        """Write a text for each chunk; delete what the rows had before."""
+        texts = [
+            text_of(text, key=chunk_key(trace.row, i), occurred_at_ms=trace.occurred_at_ms)
+            for trace in upserts
+            for i, text in enumerate(trace.chunks)
+        ]
+        kept = {text.key for text in texts}
+        stale = {chunk_key(row, i) for row in [*(t.row for t in upserts), *removals] for i in range(1_500)} - kept
+        self._index.apply(namespace, texts, sorted(stale & self.keys(namespace)))
+
+    def keys(self, namespace: int) -> set[bytes]:
+        """Return the keys of all that is there."""
+        return {
+            bytes.fromhex(id_)
+            for id_ in guarded(lambda: self._index._opened(self._index.pair(namespace).serving).collection.get(include=[])["ids"])
+        }
+
+    def found(self, namespace: int, text: str) -> set[tuple[int, int]]:
+        """Return the chunks that a search finds, however far away."""
+        return {
+            (int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big"))
+            for key in self._index.query(namespace, tiny_vector(text), 1_500)
+        }
+
+
+def chunk_key(row: int, ordinal: int) -> bytes:
+    """Return 16 bytes that tell a chunk."""
+    return row.to_bytes(8, "big") + ordinal.to_bytes(8, "big")
 
 
 def settings_of(tmp_path: Path, **flags: Any) -> Settings:
     """Return settings that wait for nothing."""
     return load_settings(tmp_path / "data", **{"tokens": {"timeout_s": 0}, "index": {"linger_ms": 0}, **flags})
+
+
+def spoil(path: Path) -> None:
+    """Fill a file that is in use with garbage, no shorter than it was: who has mapped it would die of a bus error."""
+    with path.open("r+b") as file:
+        file.write(b"garbage" * (1_000 + path.stat().st_size // len(b"garbage")))
 
 
 async def warm(engine: Engine) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
+from samples import WAIT_S, TinyModel, everything, settings_of, settled, spoil, warm
 
+from tracebank.answering import Retrieved
 from tracebank.embedding import EmbeddingModel
 from tracebank.embedding.sentence import SentenceTransformerModel
-from tracebank.engine import STORE_NAME, Engine, Retrieved, Session
+from tracebank.engine import STORE_NAME, Engine, Session
 from tracebank.errors import DataDirError, DataDirLockedError, InputError, ModelLoadError, StoreCorruptError
+from tracebank.forgetting import forget
 from tracebank.locking import LOCK_NAME
 from tracebank.records import parse_trace
 from tracebank.settings import load_settings
@@ -41,10 +43,10 @@ class Calls(Counter[str]):
 
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        assert engine.vectors is not None
+        assert engine.retriever.dense is not None
         self._monkeypatch = monkeypatch
         self._count("words", engine.words, "query")
-        self._count("vectors", engine.vectors, "query")
+        self._count("vectors", engine.retriever.dense, "nearest")
         self._count("model", engine.embedding, "read_questions")
 
     def _count(self, name: str, owner: Any, method: str) -> None:
@@ -94,15 +96,8 @@ async def test_an_agent_finds_what_it_has_just_written(tmp_path: Path, tiny: Tin
         assert [ids(answer)[0] for answer in answers] == [f"p{i}" for i in range(20)]
 
 
-async def test_words_answer_while_the_model_is_loading_and_the_note_says_so(tmp_path: Path, load_with: LoadWith) -> None:
+async def test_words_answer_while_the_model_is_loading_and_the_note_says_so(tmp_path: Path, arrived: threading.Event) -> None:
     """From the first moment; when the model is there the same question has meaning."""
-    arrived = threading.Event()
-
-    def load() -> EmbeddingModel:
-        assert arrived.wait(WAIT_S)
-        return TinyModel()
-
-    load_with(load)
     async with Engine.open(settings_of(tmp_path)) as engine:
         session = engine.session()
         await engine.add({"task": "mend the upload", "trace_id": "mine"}, session)
@@ -150,10 +145,10 @@ async def test_an_answer_from_the_cache_asks_neither_the_model_nor_an_index(
         await engine.retrieve({"query": "upload", "k": 2, "max_tokens": 300, "detail": "full"}, session)
         assert calls == {}
         await engine.retrieve({"query": "upload", "since": "2026-01-01"}, session)
-        assert calls == {"words": 1, "model": 1}  # few enough to be scored exactly
+        assert calls == {"words": 1, "vectors": 1, "model": 1}
         await engine.retrieve({"query": "uploads"}, session)
-        assert calls == {"words": 2, "vectors": 1, "model": 2}
-        assert engine.results.report()["hits"] == 2
+        assert calls == {"words": 2, "vectors": 2, "model": 2}
+        assert engine.asking.answers.report()["results"]["hits"] == 2
 
 
 async def test_a_write_invalidates_exactly_its_namespace(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,14 +294,14 @@ async def test_traces_written_together_share_commits(tmp_path: Path, tiny: TinyM
 
 
 async def test_everything_is_there_after_a_restart(tmp_path: Path, tiny: TinyModel) -> None:
-    """Found by both indexes, without embedding anything again."""
-    async with Engine.open(settings_of(tmp_path)) as engine:
+    """Found by both indexes, without embedding anything again, and without what the cache has on disk."""
+    async with Engine.open(settings_of(tmp_path, cache={"disk_bytes": 0})) as engine:
         for i in range(5):
             await engine.add({"task": f"upload {i}", "trace_id": f"{i}"}, engine.session())
         await settled(engine)
         before = await engine.retrieve({"query": "upload 3"}, engine.session())
     tiny.batches.clear()
-    async with Engine.open(settings_of(tmp_path)) as engine:
+    async with Engine.open(settings_of(tmp_path, cache={"disk_bytes": 0})) as engine:
         await settled(engine)
         after = await engine.retrieve({"query": "upload 3"}, engine.session())
         assert after.page == before.page
@@ -331,15 +326,56 @@ async def test_what_is_forgotten_is_found_by_nobody(tmp_path: Path, tiny: TinyMo
         await settled(engine)
         assert ids(await engine.retrieve({"query": "xyzzy4711"}, session))[0] == "secret"
         rows = [stored.row for stored in await everything(engine.store) if stored.trace.trace_id == "secret"]
-        assert await engine.forget(rows) == 1
+        assert await engine.forget(lambda db: rows) == 1
         assert ids(await engine.retrieve({"query": "xyzzy4711"}, session)) == ["rest"]
         for file in engine.settings.data_dir.glob(f"{STORE_NAME}*"):
             assert b"xyzzy4711" not in file.read_bytes()
-        assert await engine.forget(rows) == 0
+        assert await engine.forget(lambda db: rows) == 0
 
 
-async def test_a_broken_index_is_repaired_behind_the_answers(tmp_path: Path, tiny: TinyModel) -> None:
+@pytest.mark.parametrize("deep", [True, False], ids=["meaning", "words"])
+async def test_of_metadata_numbers_are_equal_as_numbers_and_true_is_none(tmp_path: Path, load_with: LoadWith, deep: bool) -> None:
+    """By both indexes, as in JSON."""
+
+    def load() -> EmbeddingModel:
+        if deep:
+            return TinyModel()
+        raise ModelLoadError("there is none")
+
+    load_with(load)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for name, value in {"yes": True, "one": 1, "no": False, "zero": 0.0, "text": "1"}.items():
+            await engine.add({"task": "upload", "trace_id": name, "content": name, "metadata": {"n": value}}, session)
+        await engine.warm.wait()
+        assert await engine.indexer.wait(engine.retriever.sinks, up_to=None, timeout_s=WAIT_S)
+        asked: list[tuple[object, list[str]]] = [
+            (True, ["yes"]), (1, ["one"]), (1.0, ["one"]), (False, ["no"]), (0, ["zero"]), ("1", ["text"]), ("true", []),
+        ]  # fmt: skip
+        for value, expected in asked:
+            assert ids(await engine.retrieve({"query": "upload", "metadata": {"n": value}}, session)) == expected
+
+
+async def test_metadata_narrows_what_is_found_and_forgotten(tmp_path: Path, tiny: TinyModel) -> None:
+    """All keys must be equal; a number equals the same number however it is written."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(6):
+            metadata = {"repo": "ab"[i % 2], "pr": i}
+            await engine.add({"task": f"upload {i}", "trace_id": f"{i}", "metadata": metadata}, session)
+        await settled(engine)
+        found = {}
+        for wanted in ({"repo": "a"}, {"repo": "b", "pr": 3.0}, {"pr": "3"}, {"repo": "b", "pr": 2}):
+            found[str(wanted)] = set(ids(await engine.retrieve({"query": "upload", "metadata": wanted, "k": 9}, session)))
+        assert list(found.values()) == [{"0", "2", "4"}, {"3"}, set(), set()]
+        assert (await forget(engine, metadata={"repo": "a"}, dry_run=False)).deleted == 3
+        assert set(ids(await engine.retrieve({"query": "upload", "k": 9}, session))) == {"1", "3", "5"}
+
+
+async def test_a_broken_index_is_repaired_behind_the_answers(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Words answer meanwhile, with a note; afterwards meaning is back, and nothing was lost."""
+    # So few would be searched in memory.
+    monkeypatch.setattr("tracebank.retrieval.dense.RESIDENT_CHUNKS", 0)
     async with Engine.open(settings_of(tmp_path)) as engine:
         session = engine.session()
         for i in range(5):
@@ -347,7 +383,7 @@ async def test_a_broken_index_is_repaired_behind_the_answers(tmp_path: Path, tin
         await settled(engine)
         for path in (engine.settings.data_dir / "index" / "vectors-1").rglob("*"):
             if path.is_file():
-                path.write_bytes(b"garbage" * 500)
+                spoil(path)
         found = await engine.retrieve({"query": "upload"}, session)
         assert (len(ids(found)), found.dense, found.note) == (5, False, "the index of vectors is being rebuilt")
         await asyncio.gather(*[task for task in engine.background.tasks if task.get_name() == "repair of vectors"])
@@ -463,15 +499,8 @@ async def test_what_cannot_be_opened_is_told_and_leaves_no_lock(tmp_path: Path, 
             pass
 
 
-async def test_a_cut_waits_for_the_model_a_lossless_fit_does_not(tmp_path: Path, load_with: LoadWith) -> None:
+async def test_a_cut_waits_for_the_model_a_lossless_fit_does_not(tmp_path: Path, arrived: threading.Event) -> None:
     """Nor does one that only cuts the middle; and nobody waits for longer than is set."""
-    arrived = threading.Event()
-
-    def load() -> EmbeddingModel:
-        assert arrived.wait(WAIT_S)
-        return TinyModel()
-
-    load_with(load)
     text = "The valve leaks. The pump hums. " * 40
     options: dict[str, Any] = {"budget_tokens": 40, "ratio": None, "query": "what leaks?"}
     async with Engine.open(settings_of(tmp_path, compression={"model_wait_s": WAIT_S})) as engine:
@@ -491,15 +520,8 @@ async def test_a_cut_waits_for_the_model_a_lossless_fit_does_not(tmp_path: Path,
         arrived.set()
 
 
-async def test_closing_while_the_model_is_loading_waits_for_nothing(tmp_path: Path, load_with: LoadWith) -> None:
+async def test_closing_while_the_model_is_loading_waits_for_nothing(tmp_path: Path, arrived: threading.Event) -> None:
     """Who is served meanwhile hears of it; what was stored is there at the next start."""
-    arrived = threading.Event()
-
-    def load() -> EmbeddingModel:
-        assert arrived.wait(WAIT_S)
-        return TinyModel()
-
-    load_with(load)
     async with Engine.open(settings_of(tmp_path)) as engine:
         await engine.add({"task": "upload"}, engine.session())
     assert not arrived.is_set()
@@ -514,3 +536,39 @@ async def test_sessions_are_of_the_engine_that_made_them(tmp_path: Path, tiny: T
         await warm(engine)
         assert engine.session() == Session(engine, "house")
         assert engine.session("guest").namespace == "guest"
+
+
+async def test_what_is_stored_for_a_caller_who_gave_up_is_found_all_the_same(tmp_path: Path, tiny: TinyModel) -> None:
+    """In a namespace that is new with it: it is known, and nothing waits for the next write."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await warm(engine)
+        going = threading.Event()
+        held = asyncio.create_task(engine.store.write(lambda db: going.wait(WAIT_S)))
+        call = asyncio.create_task(engine.add({"task": "deploy", "trace_id": "t", "namespace": "new"}, engine.session()))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert call.cancelled()
+        going.set()
+        await held
+        await engine.intake.close()
+        await settled(engine)
+        assert ids(await engine.retrieve({"query": "deploy", "namespace": "new"}, engine.session())) == ["t"]
+
+
+async def test_an_episode_that_had_ended_before_owes_nothing_to_what_was_shown_since(tmp_path: Path, tiny: TinyModel) -> None:
+    """A call that is repeated must not take the credit from the next episode."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await engine.add({"task": "deploy", "trace_id": "t"}, session)
+        episode = await engine.log_steps({"task": "deploy again", "steps": [{"action": "run"}]}, session)
+        done = {"episode_id": episode.episode_id, "outcome": "success"}
+        await engine.complete_episode(done, session)
+        await engine.retrieve({"query": "deploy", "k": 1}, session)
+        shown = list(session.recalled)
+        assert len(shown) == 1
+        await engine.complete_episode(done, session)
+        assert list(session.recalled) == shown
+        other = await engine.log_steps({"task": "deploy once more", "steps": [{"action": "run"}]}, session)
+        await engine.complete_episode({"episode_id": other.episode_id, "outcome": "success"}, session)
+        assert not session.recalled

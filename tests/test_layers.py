@@ -16,12 +16,45 @@ SERVER, TOOLS = ROOT / "server" / "tracebank", ROOT / "tools" / "tracebank_tools
 
 # A module or a package with all that is in it. Where does a new one belong? On the floor above the highest it needs.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "settings", "records", "steps", "locking", "memory", "gate", "background"}),
+    frozenset(
+        {
+            "errors",
+            "settings",
+            "records",
+            "steps",
+            "locking",
+            "memory",
+            "gate",
+            "background",
+            "beside",
+            "lasting",
+            "places",
+            "sentences",
+            "idle",
+        }
+    ),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
     frozenset({"store", "index", "embedding", "meaning", "llm"}),
-    frozenset({"retrieval", "compression", "learning", "indexer", "work"}),
-    frozenset({"engine", "forgetting", "compressor", "reporting", "model_change", "semantics"}),
-    frozenset({"operations", "protocol", "link", "http", "daemon", "front", "cli", "bench", "remote", "serving"}),
+    frozenset({"compaction", "retrieval", "compression", "learning", "reasoning", "indexer", "rewriting", "work"}),
+    frozenset({"answering", "engine", "erasing", "intake", "forgetting", "compressor", "reporting", "model_change", "semantics"}),
+    frozenset(
+        {
+            "operations",
+            "protocol",
+            "link",
+            "http",
+            "daemon",
+            "front",
+            "cli",
+            "bench",
+            "remote",
+            "serving",
+            "early",
+            "endpoint",
+            "in_process",
+            "process",
+        }
+    ),
 )
 FLOOR_OF = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 TOP = len(FLOORS) - 1

@@ -210,3 +210,27 @@ async def test_where_the_former_model_is_gone_the_new_one_answers_at_once(tmp_pa
         assert engine.embedding.name == "next"
         assert await first(engine, "task 7") == ("t7", True)
         assert all(well for _, well, _ in await examine(engine))
+
+
+async def test_what_is_forgotten_during_a_change_is_in_neither_index(tmp_path: Path, world: World) -> None:
+    """The next one hears of it behind everything else, so it is erased from that later, and a file says so until then."""
+    await filled(tmp_path)
+    secret = "xyzzy-plugh-4711"
+    async with opened(tmp_path, "former") as engine:
+        await engine.add({"task": f"the key is {secret}", "trace_id": "secret"}, engine.session())
+        await settled(engine)
+        rows = [one.row for one in await everything(engine.store) if one.trace.trace_id == "secret"]
+    world.models["next"].gate.clear()
+    async with opened(tmp_path, "next") as engine:
+        await warm(engine)
+        await asyncio.to_thread(world.models["next"].entered.acquire)
+        assert await engine.forget(lambda db: rows) == 1
+        due = engine.settings.data_dir / "index" / "scrub-due"
+        assert due.exists()
+        world.models["next"].gate.set()
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*(task for task in engine.background.tasks if task.get_name() == "erasing"))
+        assert not due.exists()
+        await changed(engine)
+        left = {path.name for path in engine.settings.data_dir.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()}
+        assert left == set()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from samples import WAIT_S, TinyModel, everything, settings_of, settled
 
+from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine, Session
 from tracebank.errors import IndexFaultError, InputError, ModelLoadError
@@ -72,6 +73,16 @@ async def test_an_export_is_what_an_import_takes(session: Session) -> None:
     assert [trace["trace_id"] for trace in of_a] == ["0", "2"]
     told = await result(call(session, "import", lines=[(i, json.dumps(trace)) for i, trace in enumerate(exported)]))
     assert (told["stored"], told["new"]) == (450, 0)
+
+
+async def test_a_page_of_an_export_ends_where_it_becomes_large(session: Session) -> None:
+    """It is one message: nobody else is answered while it is made. Lessons count, and a trace is never divided."""
+    long = [{"task": f"t{i}", "trace_id": f"{i}", "content": f"begin{' ' * 500_000}end"} for i in range(7)]
+    taught = {"task": "t7", "trace_id": "7", "lessons": [f"{i}{' ' * 7_990}end" for i in range(100)]}
+    lines = [(i, json.dumps(raw)) for i, raw in enumerate([*long, taught, *({**taught, "trace_id": f"{i}"} for i in (8, 9))])]
+    assert (await result(call(session, "import", lines=lines)))["stored"] == 10
+    pages = [[trace["trace_id"] for trace in event["traces"]] for event in await events(call(session, "export"))]
+    assert pages == [["0", "1", "2"], ["3", "4", "5"], ["6", "7"], ["8", "9"]]
 
 
 async def test_a_namespace_given_to_an_import_wins(session: Session) -> None:
@@ -185,7 +196,7 @@ async def test_forgetting_takes_what_the_filter_says_and_nothing_else(session: S
 @pytest.mark.parametrize(
     ("criteria", "error"),
     [
-        ({}, "trace_ids: say what to forget: ids, or a namespace, tags, an outcome or a time"),
+        ({}, "trace_ids: say what to forget: ids, or a namespace, tags, an outcome, a time or metadata"),
         ({"trace_ids": ["a"], "tags": ["x"]}, "trace_ids: give ids or a filter, not both"),
         ({"outcome": "won"}, "outcome: must be one of success, failure, partial, unknown, not 'won'"),
         ({"before": "soon"}, "before: must be an RFC 3339 time such as 2026-03-01T09:30:00Z, not 'soon'"),
@@ -234,7 +245,7 @@ async def test_the_doctor_finds_what_is_missing_in_an_index_and_repairs_it(sessi
     await settled(engine)
     assert engine.vectors is not None
     space = engine.spaces["default"]
-    engine.vectors._collection(space).delete(ids=["1-0"])
+    engine.vectors._opened(engine.vectors.pair(space).serving).collection.delete(ids=[text_hash("a").hex()])
     found = {f["what"]: f for f in (await result(call(session, "doctor")))["findings"]}
     assert not found["index of vectors, default"]["well"]
     assert found["index of words, default"]["well"]
@@ -242,4 +253,27 @@ async def test_the_doctor_finds_what_is_missing_in_an_index_and_repairs_it(sessi
     tiny.failing = ""
     found = {f["what"]: f for f in (await result(call(session, "doctor", repair=True)))["findings"]}
     assert all(finding["well"] for finding in found.values() if finding["what"] != "disk"), found
-    assert found["index of vectors, default"]["found"] == "3 of 3 chunks"
+    assert found["index of vectors, default"]["found"] == "3 of 3 texts"
+
+
+async def test_questions_are_told_and_forgotten_with_their_answers(session: Session) -> None:
+    """By a pattern, by a namespace, or all; what is not meant stays, and its answer is a hit."""
+    engine = session.engine
+    other = engine.session("other")
+    for name, asking in (("upload one", session), ("upload one", session), ("download", session), ("upload two", other)):
+        await engine.add({"task": name, "trace_id": name}, asking)
+        await settled(engine)
+        await engine.retrieve({"query": name}, asking)
+    known = (await result(call(session, "questions")))["questions"]
+    assert known[0] == {"query": ["upload one"], "namespaces": ["default"], "times": 2}
+    assert await result(call(session, "questions", matching="up*", namespace="other")) == {"questions": [known[1]]}
+    assert await result(call(session, "questions", forget=True, matching="UPLOAD*", namespace="default")) == {"forgotten": 1}
+    left = (await result(call(session, "questions")))["questions"]
+    assert [question["query"] for question in left] == [["upload two"], ["download"]]
+    before = engine.asking.answers.report()["results"]
+    for name, asking in (("upload one", session), ("download", session), ("upload two", other)):
+        await engine.retrieve({"query": name}, asking)
+    after = engine.asking.answers.report()["results"]
+    assert (after["hits"] - before["hits"], after["misses"] - before["misses"]) == (2, 1)
+    assert await result(call(session, "questions", forget=True)) == {"forgotten": 3}
+    assert await result(call(session, "questions")) == {"questions": []}

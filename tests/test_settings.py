@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from tracebank.errors import SettingsError
-from tracebank.settings import Settings, default_data_dir, load_settings
+from tracebank.places import default_data_dir
+from tracebank.settings import Settings, load_settings
 
 SAMPLE = Path(__file__).parents[1] / "config" / "tracebank.toml"
 
@@ -43,7 +44,7 @@ def test_the_data_directory_comes_from_the_flag_else_from_the_environment(tmp_pa
     named.mkdir()
     (named / "tracebank.toml").write_text('namespace = "of named"\ndata_dir = "/elsewhere"\n')
     monkeypatch.setenv("TRACEBANK_DATA_DIR", str(named))
-    assert default_data_dir() == named
+    assert default_data_dir() == str(named)
     assert (load_settings().data_dir, load_settings().namespace) == (named, "of named")
     assert (load_settings(tmp_path / "other").data_dir, load_settings(tmp_path / "other").namespace) == (tmp_path / "other", "default")
 
@@ -51,8 +52,8 @@ def test_the_data_directory_comes_from_the_flag_else_from_the_environment(tmp_pa
 def test_without_a_name_the_data_directory_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the user's data, by our name."""
     monkeypatch.delenv("TRACEBANK_DATA_DIR")
-    assert default_data_dir().is_absolute()
-    assert "tracebank" in default_data_dir().name
+    assert Path(default_data_dir()).is_absolute()
+    assert "tracebank" in Path(default_data_dir()).name
 
 
 def _sections() -> Iterator[tuple[str, type[BaseModel]]]:

@@ -402,10 +402,24 @@ def test_a_corrupt_table_without_network_ends_in_the_estimate(tmp_path: Path, mo
     """A table whose hash does not match is downloaded anew; where it cannot be, the estimate serves."""
     (tmp_path / O200K_TABLE).write_bytes(b"not a table")
     monkeypatch.setattr("tiktoken.load.read_file", _no_network)
-    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
     loader = TokenizerLoader("o200k_base", cache_dir=tmp_path)
     assert loader.current(WAIT_S).name == "estimate"
     assert "no network" in (loader.problem or "")
+
+
+def test_tables_are_not_kept_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tiktoken was built from is let go, and it counts all the same."""
+    parts = {
+        "name": "small",
+        "pat_str": O200K_SPLIT,
+        "mergeable_ranks": {bytes([value]): value for value in range(256)},
+        "special_tokens": {},
+    }
+    monkeypatch.setattr("tiktoken_ext.openai_public.ENCODING_CONSTRUCTORS", {"o200k_base": lambda: parts})
+    tokenizer = TokenizerLoader("o200k_base", cache_dir=tmp_path).current(WAIT_S)
+    assert (tokenizer.name, tokenizer.count("herons")) == ("small", 6)
+    assert tokenizer.head("herons fish", 3) == "her"
+    assert parts["mergeable_ranks"] == {}
 
 
 def _no_network(blobpath: str) -> bytes:

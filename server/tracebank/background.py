@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from tracebank.errors import TracebankError
 
@@ -25,6 +26,13 @@ class Background:
         task.add_done_callback(self.tasks.discard)
         return task
 
+    def repeat(self, name: str, turn: Callable[[], Awaitable[None]], *, retry_s: float) -> asyncio.Task[None]:
+        """Begin to do the same again and again, as one task. A turn waits until something is due, and does it.
+
+        After one that has failed there is a pause; its problem is told until one succeeds.
+        """
+        return self.spawn(name, partial(self._repeated, name, turn, retry_s))
+
     async def cancel(self) -> None:
         """End all tasks, and wait until they have ended."""
         tasks = list(self.tasks)
@@ -36,9 +44,26 @@ class Background:
         try:
             await work()
         except Exception as error:  # a part that fails is told in `stats`, and the others go on
-            cause: BaseException = error
-            while isinstance(cause, BaseExceptionGroup):
-                cause = cause.exceptions[0]
-            self.problems[name] = str(cause)
+            cause = self._noted(name, error)
             # What we raise on purpose says it all; of anything else the place is wanted.
             log.error("%s has failed: %s", name, cause, exc_info=not isinstance(cause, TracebankError))  # noqa: TRY400 - as just said
+
+    async def _repeated(self, name: str, turn: Callable[[], Awaitable[None]], retry_s: float) -> None:
+        while True:
+            try:
+                await turn()
+                self.problems.pop(name, None)
+            except Exception as error:  # whatever it is: what ended would not be done until the next start
+                cause = self._noted(name, error)
+                if isinstance(cause, TracebankError):
+                    log.warning("%s has failed and waits: %s", name, cause)
+                else:
+                    log.exception("%s has failed and waits", name)
+                await asyncio.sleep(retry_s)
+
+    def _noted(self, name: str, error: BaseException) -> BaseException:
+        """Tell of an error in `problems`. Returns the first one in a group."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        self.problems[name] = str(error) or type(error).__name__
+        return error

@@ -41,7 +41,7 @@ class Sizes:
     concurrent: tuple[int, ...] = (100, 500, 1_000)
 
 
-SIZES = {"full": Sizes(), "quick": Sizes(single=10, batched=32, concurrent=(50,)), "prepare": None}
+SIZES = {"full": Sizes(), "quick": Sizes(single=5, batched=16, concurrent=(32,)), "prepare": None}
 
 
 def texts_of(words: int, count: int, chance: random.Random) -> list[str]:

@@ -70,7 +70,9 @@ def windows(text: str, token_spans: TokenSpans, *, tokens: int, overlap_tokens: 
     `overlap_tokens` before that place, else with a line of code, else with a word. The overlap is at most half a window.
     """
     found = token_spans(text) or word_spans(text)
-    spans = [part for start, end in found for part in _divided(start, end, LONGEST_TOKEN_CHARS)]
+    spans = list(found)
+    if any(end - start > LONGEST_TOKEN_CHARS for start, end in found):
+        spans = [part for start, end in found for part in _divided(start, end, LONGEST_TOKEN_CHARS)]
     if len(spans) <= tokens:
         return [(spans[0][0], spans[-1][1])] if spans else []
     quality = _quality(text, spans)
@@ -116,7 +118,7 @@ def _quality(text: str, spans: Sequence[Span]) -> NDArray[np.int8]:
 
     def rate(places: NDArray[np.int64], outside: int, inside: int) -> None:
         # The edges themselves are in it: a fence is not cut off.
-        in_code = (np.searchsorted(edges, places, side="left") % 2 == 1) | (np.searchsorted(edges, places, side="right") % 2 == 1)
+        in_code = (np.searchsorted(edges, places, side="left") | np.searchsorted(edges, places, side="right")) % 2 == 1 if fences else False
         # A place belongs to the first token that reaches beyond it.
         tokens = np.searchsorted(ends, places, side="right")
         np.maximum.at(quality, tokens, np.where(in_code, inside, outside).astype(np.int8))

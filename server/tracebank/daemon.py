@@ -1,7 +1,6 @@
 """The engine as a process: settings are read here, the engine is opened, clients are served, everything is closed again.
 
 python -m tracebank.daemon      one engine for all clients of the data directory, on a socket (the front starts it)
-serve_one_client()              one engine for the client on standard input and output (TRACEBANK_ENGINE=in-process)
 """
 
 from __future__ import annotations
@@ -12,25 +11,21 @@ import hmac
 import json
 import logging
 import os
-import secrets
-import signal
-import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from logging.handlers import RotatingFileHandler
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from anyio import to_thread
 from mcp.server.mcpserver import MCPServer
 
 from tracebank import __version__, link, memory
+from tracebank.early import answers_path
+from tracebank.endpoint import bound, listen
 from tracebank.engine import Engine, Session, prepare_data_dir
 from tracebank.errors import EngineError, InputError, SettingsError, TracebankError
-from tracebank.front import answers_path
 from tracebank.http import HttpSettings, serving
 from tracebank.operations import OPERATIONS
+from tracebank.process import configure_logging, leave, on_signals
 from tracebank.protocol.answers import early_answers, write_down
 from tracebank.protocol.plugins import Plugins, load_plugins
 from tracebank.protocol.server import build_server
@@ -41,10 +36,10 @@ from tracebank.store import traces
 
 log = logging.getLogger(__name__)
 
-LOG_BYTES, LOG_FILES = 1_048_576, 2
+Say = Callable[[Mapping[str, Any]], Awaitable[None]]
+
 GREETING_TIMEOUT_S = 10.0
 DRAIN_S = 10.0
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Daemon:
@@ -54,7 +49,7 @@ class Daemon:
         self._engine, self._plugins, self._token = engine, plugins, token
         self.leaving = leaving
         self._settings = engine.settings
-        self._environment = link.greeting("")["settings"]
+        self._environment = link.settings_variables()
         self._servers: dict[tuple[str, ...], MCPServer[Session]] = {}
         # With what they read, once they have said who they are.
         self._connections: dict[asyncio.Task[None], Reading | None] = {}
@@ -70,7 +65,7 @@ class Daemon:
         self._connections[task] = None
         try:
             await self._greet(task, reader, writer)
-        except (OSError, TimeoutError, ValueError) as error:
+        except OSError as error:
             log.info("a connection ended: %s", error)
         except Exception:  # one client's trouble must not be another's
             log.exception("a connection has failed")
@@ -83,7 +78,7 @@ class Daemon:
             await _send(writer, json.dumps(message).encode() + b"\n")
 
         async with asyncio.timeout(GREETING_TIMEOUT_S):
-            greeting = json.loads(await reader.readline() or b"null")
+            greeting = await _first_line(reader)
         if not isinstance(greeting, dict) or not hmac.compare_digest(str(greeting.get("token")).encode(), self._token.encode()):
             await say({"error": "this is not a greeting that Tracebank knows"})
             return
@@ -94,11 +89,12 @@ class Daemon:
         elif role == "operations":
             await self._serve_operations(greeting, reading, say)
         elif role == "status":
-            await say({**self._about(greeting), **await self._status()})
+            async with self._telling("status", say):
+                await say({**self._about(greeting), **await self._status()})
         elif role in ("stop", "make_way"):
             await say(self._about(greeting))
             # Who serves HTTP for a person goes on with the engine that comes next, unless this is to be the last.
-            self._stopped = role == "stop"
+            self._stopped |= role == "stop"
             log.info("asked to leave")
             self.leaving.set()
         else:
@@ -140,7 +136,7 @@ class Daemon:
         greeting: Mapping[str, Any],
         reading: Reading,
         writer: asyncio.StreamWriter,
-        say: Callable[[Mapping[str, Any]], Awaitable[None]],
+        say: Say,
     ) -> None:
         try:
             session = self._engine.session(self._namespace(greeting))
@@ -175,7 +171,7 @@ class Daemon:
 
         Where there is something already it is seldom wrong (a plug-in was installed), and the clients come first.
         """
-        path = Path(answers_path(str(self._settings.data_dir), choice))
+        path = Path(answers_path(str(self._settings.data_dir), choice, self._environment))
         if await asyncio.to_thread(path.is_file):
             await self._engine.warm.wait()
         answers = await early_answers(self._server(self._tools(choice)), self._engine.session())
@@ -186,9 +182,7 @@ class Daemon:
 
     # -- the command line ---------------------------------------------------------------------------------------
 
-    async def _serve_operations(
-        self, greeting: Mapping[str, Any], reading: Reading, say: Callable[[Mapping[str, Any]], Awaitable[None]]
-    ) -> None:
+    async def _serve_operations(self, greeting: Mapping[str, Any], reading: Reading, say: Say) -> None:
         try:
             session = self._engine.session(self._namespace(greeting))
         except InputError as error:
@@ -198,37 +192,56 @@ class Daemon:
         with self._session():
             await self._obey(session, reading, say)
 
-    async def _obey(self, session: Session, reading: Reading, say: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
-        async for line in lines(reading):
-            request = json.loads(line)
-            if request["operation"] == "serve":
-                await self._serve_http(request["arguments"], reading, say)
-                return
+    async def _obey(self, session: Session, reading: Reading, say: Say) -> None:
+        received = lines(reading)
+        while True:
             try:
-                if request["operation"] not in OPERATIONS:
-                    raise EngineError(f"this engine ({__version__}) does not know {request['operation']!r}: end it with `tracebank stop`")
-                async for event in OPERATIONS[request["operation"]](session, **request["arguments"]):
+                request = json.loads(await anext(received, b"null"))
+                if request is None:
+                    return
+                operation, arguments = request["operation"], request["arguments"]
+            except (ValueError, RecursionError, LookupError, TypeError) as error:
+                await say({"error": f"this is not a request that Tracebank knows: {error}"})
+                return
+            async with self._telling(operation, say):
+                if operation == "serve":
+                    await self._serve_http(arguments, reading, say)
+                    return
+                if operation not in OPERATIONS:
+                    raise EngineError(f"this engine ({__version__}) does not know {operation!r}: end it with `tracebank stop`")
+                async for event in OPERATIONS[operation](session, **arguments):
                     await say({"event": event})
                 await say({"end": True})
-            except TracebankError as error:
-                await say({"error": str(error)})
+
+    @contextlib.asynccontextmanager
+    async def _telling(self, what: object, say: Say) -> AsyncIterator[None]:
+        """Tell whoever asked what has gone wrong; of what nobody expects the log tells the place."""
+        try:
+            yield
+        except TracebankError as error:
+            await say({"error": str(error)})
+        except ConnectionError:
+            raise  # nobody is there to be told
+        except Exception as error:
+            log.exception("%s has failed", what)
+            place = self._settings.data_dir / link.LOG_NAME
+            await say(
+                {"error": f"{what} has failed by a fault of Tracebank's own ({type(error).__name__}: {error}): its place is in {place}"}
+            )
 
     async def _serve_http(
         self,
         arguments: Mapping[str, Any],
         reading: Reading,
-        say: Callable[[Mapping[str, Any]], Awaitable[None]],
+        say: Say,
     ) -> None:
         """Serve HTTP for as long as the one who asked for it stays connected."""
-        try:
-            server = build_server(self._plugins.chosen(self._settings.tools), shared=self._engine.session())
-            async with serving(server, HttpSettings(**arguments)) as url:
-                await say({"event": {"url": url}})
-                await reading.read(1)
-            if self._stopped:
-                await say({"end": True})
-        except TracebankError as error:
-            await say({"error": str(error)})
+        server = build_server(self._plugins.chosen(self._settings.tools), shared=self._engine.session())
+        async with serving(server, HttpSettings(**arguments)) as url:
+            await say({"event": {"url": url}})
+            await reading.read(1)
+        if self._stopped:
+            await say({"end": True})
 
     # -- leaving ------------------------------------------------------------------------------------------------
 
@@ -260,74 +273,33 @@ class Daemon:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
 
+async def _first_line(reader: asyncio.StreamReader) -> object:
+    """Return what the first line holds, None where that is no JSON or too long. Raises: OSError."""
+    try:
+        return json.loads(await reader.readline())
+    except (ValueError, RecursionError):
+        return None
+
+
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
     writer.write(line)
     await writer.drain()
 
 
-@contextlib.contextmanager
-def _listening(data_dir: str) -> Any:
-    """Listen for clients; yields the socket and the token they must know. The address is written when all is ready."""
-    path = link.socket_path(data_dir)
-    token = ""
-    if path is None:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.bind(("127.0.0.1", 0))
-        token = secrets.token_urlsafe(32)
-        address: dict[str, Any] = {"port": sock.getsockname()[1], "token": token}
-    else:
-        # We hold the directory's lock, so a socket that is there is a dead engine's.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Nobody else gets through its directory meanwhile; the umask is not ours alone, other threads are making files.
-        sock.bind(path)
-        os.chmod(path, 0o600)
-        address = {"unix": path, "token": token}
-    file = Path(data_dir) / link.ADDRESS_NAME
-    try:
-        sock.listen(128)
-        sock.setblocking(False)
-        draft = file.with_suffix(".tmp")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            json.dump(address, out)
-        draft.replace(file)
-        yield sock, token
-    finally:
-        file.unlink(missing_ok=True)
-        sock.close()
-        if path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-
-
 async def _run(settings: Settings, ready: Callable[[], None]) -> None:
     leaving = asyncio.Event()
-    _on_signals(leaving.set)
+    on_signals(leaving.set)
     plugins = load_plugins()
     async with Engine.open(settings) as engine:
+        plugins = plugins.of(engine)
         engine.plugins = plugins.report()
-        with _listening(str(settings.data_dir)) as (sock, token):
+        with bound(str(settings.data_dir)) as (sock, token):
             daemon = Daemon(engine, plugins, token, leaving)
-            listener = await _listen(sock, daemon)
+            listener = await listen(sock, daemon.accept)
             ready()
             await daemon.until_leaving()
             listener.close()
             await daemon.drain()
-
-
-async def _listen(sock: socket.socket, daemon: Daemon) -> asyncio.Server:
-    if sock.family == socket.AF_INET:
-        return await asyncio.start_server(daemon.accept, sock=sock)
-    return await asyncio.start_unix_server(daemon.accept, sock=sock)
-
-
-def _on_signals(act: Callable[[], object]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(number, act)
 
 
 def main() -> None:
@@ -359,76 +331,7 @@ def main() -> None:
     except Exception:
         log.exception("the engine has failed")
         code = 1
-    _leave(code)
-
-
-# -- one client, in this process --------------------------------------------------------------------------------
-
-
-class _StandardInput:
-    """Standard input as a `ByteReader`: the reading blocks a thread, never the event loop."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    async def read(self, n: int) -> bytes:
-        # Abandoned where a signal ends us: it comes back when the client says something, or never.
-        return await to_thread.run_sync(os.read, self._descriptor, n, abandon_on_cancel=True)
-
-
-def serve_one_client() -> None:
-    """Serve the client on standard input and output until its input ends or a signal comes, then exit."""
-    code = 0
-    memory.share_one_arena()
-    try:
-        settings = load_settings()
-        configure_logging(settings.log_level)
-        asyncio.run(_serve_one(settings))
-    except TracebankError as error:
-        print(f"tracebank: {error}", file=sys.stderr)
-        code = 1
-    _leave(code)
-
-
-async def _serve_one(settings: Settings) -> None:
-    # The protocol keeps standard output for itself: a stray print goes to standard error.
-    wire = os.dup(1)
-    os.dup2(2, 1)
-    reading = Reading(_StandardInput(os.dup(0)))
-    one_line_at_a_time = asyncio.Lock()
-
-    async def write(line: bytes) -> None:
-        async with one_line_at_a_time:
-            await to_thread.run_sync(_write_all, wire, line, abandon_on_cancel=True)
-
-    plugins = load_plugins()
-    async with Engine.open(settings, mode="in-process") as engine:
-        engine.plugins = plugins.report()
-        server = build_server(plugins.chosen(settings.tools))
-        _on_signals(reading.end)
-        await serve(server, engine.session(), reading, write)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def configure_logging(level: str, file: Path | None = None) -> None:
-    """Send the log to a file that rotates, or to standard error: standard output belongs to the protocol."""
-    handler = (
-        RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-        if file
-        else logging.StreamHandler(sys.stderr)
-    )
-    logging.basicConfig(level=level.upper(), handlers=[handler], format=LOG_FORMAT, force=True)
-
-
-def _leave(code: int) -> None:
-    logging.shutdown()
-    # Everything is closed; what is left are threads of libraries that may block or take their time.
-    os._exit(code)
+    leave(code)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import sys
 import threading
 import time
 
-from tracebank import __version__, link
+from tracebank import early, link
 from tracebank.errors import TracebankError
+from tracebank.places import default_data_dir
 
 TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ MAX_FUTILE_DEATHS = 5
 PAUSE_S = 15.0
 # How long calls in flight may go on after the client has closed its end.
 FAREWELL_S = 10.0
-EARLY_METHODS = ("initialize", "server/discover", "tools/list")
 INITIALIZED, CANCELLED = "notifications/initialized", "notifications/cancelled"
-ANSWERS_DIR = "answers"
 
 
 def main() -> None:
@@ -46,33 +45,13 @@ def main() -> None:
 
         app()
     elif os.environ.get("TRACEBANK_ENGINE") == "in-process":
-        from tracebank.daemon import serve_one_client
+        from tracebank.in_process import serve_one_client
 
         serve_one_client()
     else:
         code = Front(default_data_dir(), sys.stdin.buffer, sys.stdout.buffer).run()
         # The other thread may be blocked for good on a client that does not read.
         os._exit(code)
-
-
-def default_data_dir() -> str:
-    """Return the data directory from the environment, else the platform's place for a user's data."""
-    if named := os.environ.get("TRACEBANK_DATA_DIR"):
-        return os.path.abspath(os.path.expanduser(named))
-    from platformdirs import user_data_path
-
-    return str(user_data_path("tracebank", appauthor=False))
-
-
-def answers_path(data_dir: str, tools: str | None) -> str:
-    """Return where the early answers for clients with this choice of tools are, for this version and these settings."""
-    try:
-        about = os.stat(os.path.join(data_dir, "tracebank.toml"))
-        settings = f"{about.st_mtime_ns:x}-{about.st_size:x}"
-    except OSError:
-        settings = "default"
-    choice = "all" if not tools else "".join(c if c.isalnum() or c == "_" else "-" for c in tools)[:120]
-    return os.path.join(data_dir, ANSWERS_DIR, f"{__version__}-{settings}", f"{choice}.json")
 
 
 class Front:
@@ -126,12 +105,12 @@ class Front:
 
     def _answer_early(self, message: dict[str, Any]) -> bool:
         """Answer from what an engine wrote down, if ours is not there yet. Returns whether that was possible."""
-        if message.get("method") not in EARLY_METHODS or not _calls([message]):
+        if message.get("method") not in early.METHODS or not _calls([message]):
             return False
         with self._state:
             if self._connection is not None or self._failure:
                 return False
-            result = self._written_down(message)
+            result = early.written_down(self._data_dir, message)
             if result is None:
                 return False
             if message["method"] == "initialize":
@@ -147,21 +126,6 @@ class Front:
             if kept:
                 self._handshake.append(message)
         return kept
-
-    def _written_down(self, message: dict[str, Any]) -> Any:
-        params = message.get("params")
-        params = params if isinstance(params, dict) else {}
-        if params.get("cursor") is not None:
-            return None
-        try:
-            with open(answers_path(self._data_dir, os.environ.get("TRACEBANK_TOOLS")), encoding="utf-8") as file:
-                answers = json.load(file)
-            method, modern = message["method"], "_meta" in params and "io.modelcontextprotocol/protocolVersion" in (params["_meta"] or {})
-            if method == "initialize":
-                return answers["initialize"].get(params.get("protocolVersion"))
-            return answers["modern" if modern else "legacy"].get(method)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
 
     def _forward(self, line: bytes, messages: list[dict[str, Any]]) -> None:
         with self._state:
@@ -242,6 +206,8 @@ class Front:
 
     def _fail(self, failure: str) -> None:
         """Answer what waits with the failure, and so what comes in the next seconds."""
+        # First of all: whoever is told in an answer may end this process at once.
+        _warn(failure)
         with self._state:
             self._failure, self._retry_at, self._wanted = failure, time.monotonic() + PAUSE_S, False
             connection, self._connection = self._connection, None
@@ -249,7 +215,6 @@ class Front:
             self._state.notify_all()
         if connection is not None:
             connection.close()
-        _warn(failure)
         self._refuse(calls, FAILED_CODE, failure)
         self._settle(calls)
 
@@ -291,7 +256,7 @@ class Front:
         with self._state:
             self._connection = None
             # The calls with which a session begins change nothing, and a client would give up without an answer.
-            lost = [call for call in self._in_flight.values() if call["method"] not in EARLY_METHODS]
+            lost = [call for call in self._in_flight.values() if call["method"] not in early.METHODS]
             self._wanted = len(lost) < len(self._in_flight)
         connection.close()
         self._refuse(lost, RETRY_CODE, "Tracebank's engine was restarted; what it had acknowledged is safe. Retry this call.")
@@ -353,8 +318,18 @@ def _warn(message: str) -> None:
         print(f"tracebank: {message}", file=sys.stderr, flush=True)
 
 
+_ANSWER = b'{"jsonrpc":"2.0","id":'
+# Longer ones are found all the same, by reading the whole line.
+MAX_ID_BYTES = 200
+
+
 def _answered_id(line: bytes) -> str | None:
     """Return the id that a line from the engine answers, as JSON, or None where it is a request or a notification."""
+    # As the engine writes them: an answer may be long, and what stands behind its id is the client's to read.
+    end = line.find(b',"result":', len(_ANSWER), len(_ANSWER) + MAX_ID_BYTES) if line.startswith(_ANSWER) else -1
+    if end > 0:
+        with contextlib.suppress(ValueError):
+            return json.dumps(json.loads(line[len(_ANSWER) : end]))
     message = json.loads(line)
     return json.dumps(message["id"]) if isinstance(message, dict) and "id" in message and "method" not in message else None
 

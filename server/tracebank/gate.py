@@ -13,6 +13,7 @@ class Gate:
     def __init__(self) -> None:
         self._inside = 0
         self._open, self._empty = asyncio.Event(), asyncio.Event()
+        self._closing = asyncio.Lock()
         self._open.set()
         self._empty.set()
 
@@ -31,10 +32,11 @@ class Gate:
 
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[None]:
-        """Let nobody in, and wait until nobody is inside. One at a time may close it."""
-        self._open.clear()
-        try:
-            await self._empty.wait()
-            yield
-        finally:
-            self._open.set()
+        """Let nobody in, and wait until nobody is inside, nor anybody else who has closed it."""
+        async with self._closing:
+            self._open.clear()
+            try:
+                await self._empty.wait()
+                yield
+            finally:
+                self._open.set()

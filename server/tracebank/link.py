@@ -116,15 +116,19 @@ def connect(data_dir: str, role: str) -> Connection | None:
     return None
 
 
+def settings_variables() -> dict[str, str]:
+    """Return the variables that are settings of the engine's."""
+    return {k: v for k, v in os.environ.items() if k.startswith("TRACEBANK_") and k not in (*CLIENT_VARIABLES, *PLACE_VARIABLES)}
+
+
 def greeting(role: str) -> dict[str, Any]:
     """Return who we are, and what of our environment concerns the engine."""
-    settings = {k: v for k, v in os.environ.items() if k.startswith("TRACEBANK_") and k not in (*CLIENT_VARIABLES, *PLACE_VARIABLES)}
     return {
         "tracebank": __version__,
         "role": role,
         "namespace": os.environ.get("TRACEBANK_NAMESPACE"),
         "tools": os.environ.get("TRACEBANK_TOOLS"),
-        "settings": settings,
+        "settings": settings_variables(),
     }
 
 

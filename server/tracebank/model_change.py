@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 from tracebank.embedding import EmbeddingService
 from tracebank.errors import TracebankError
-from tracebank.index import ChromaVectorIndex
+from tracebank.index import ChromaServer, ChromaVectorIndex, ServedVectorIndex
 from tracebank.indexer import Indexer
 from tracebank.meaning import Meaning
 from tracebank.store import Store, models, outbox
@@ -34,10 +35,12 @@ class ModelChange:
         embedding: EmbeddingService,
         model_id: int,
         directory: Path,
+        server: ChromaServer | None,
         between_searches: Callable[[], AbstractAsyncContextManager[None]],
         serve: Callable[[Meaning], None],
     ) -> None:
         self._store, self._indexer, self.embedding, self._model_id, self._directory = store, indexer, embedding, model_id, directory
+        self._server = server
         self._between_searches, self._serve = between_searches, serve
 
     async def run(self) -> None:
@@ -46,7 +49,7 @@ class ModelChange:
         self.embedding.start()
         try:
             await self.embedding.loaded()
-            index = await open_vectors(self._directory, self.embedding.name)
+            index = await open_vectors(self._directory, self.embedding.name, self._server)
             if index.fresh:
                 await self._store.write(lambda db: outbox.fill(db, "vectors_next"))
                 index.mark_filled()
@@ -69,9 +72,10 @@ class ModelChange:
         log.warning("the vectors of %s answer from now on", meaning.embedding.name)
 
 
-async def open_vectors(directory: Path, name: str) -> ChromaVectorIndex:
+async def open_vectors(directory: Path, name: str, server: ChromaServer | None = None) -> ChromaVectorIndex:
     """Open the index of a model's vectors, in a thread; cancelled, it is closed again before this returns."""
-    opening = asyncio.ensure_future(asyncio.to_thread(ChromaVectorIndex, directory, model=name))
+    opened = partial(ServedVectorIndex, server=server) if server is not None else ChromaVectorIndex
+    opening = asyncio.ensure_future(asyncio.to_thread(opened, directory, model=name))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:

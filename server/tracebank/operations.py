@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from tracebank.answering import Asked
 from tracebank.engine import Session, new_trace_id
 from tracebank.errors import InputError
 from tracebank.forgetting import forget as forget_traces
@@ -21,6 +22,8 @@ from tracebank.store.outbox import Sink
 
 Events = AsyncIterator[dict[str, Any]]
 PROGRESS_S = 0.2
+# A page of an export is one message: while it is made into JSON nobody else is answered.
+PAGE_TRACES, PAGE_BYTES = 200, 1_048_576
 # How bytes that are no UTF-8 arrive ("surrogateescape").
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 INDEXING_TIMEOUT_S = 24 * 3_600
@@ -89,7 +92,7 @@ async def export(session: Session, namespace: str | None = None) -> Events:
     """Yield every trace, in pages, in the order they were stored."""
     names = [] if namespace is None else [check_id("namespace", namespace, session.engine.limits)]
     after = 0
-    while page := await session.engine.store.read(partial(traces.page, names=names, after=after)):
+    while page := await session.engine.store.read(partial(traces.page, names=names, after=after, limit=PAGE_TRACES, max_bytes=PAGE_BYTES)):
         yield {"traces": [stored.trace.as_json() for stored in page]}
         after = page[-1].row
 
@@ -150,7 +153,24 @@ async def consolidate(session: Session, *, undo: bool = False) -> Events:
         {"kind": g.kind, "lessons": [{"trace_id": m.trace_id, "outcome": str(m.outcome), "lesson": m.lesson.content} for m in g.members]}
         for g in groups
     ]
-    yield {**report, "groups": told}
+    known = (await session.engine.learner.figures())["kinds_of_episodes"]
+    yield {**report, "groups": told, "kinds_of_episodes": known}
+
+
+async def questions(session: Session, *, forget: bool = False, namespace: str | None = None, matching: str | None = None) -> Events:
+    """Tell what was asked, the likeliest to be asked again first; with `forget` forget it, and what is kept of its answers.
+
+    All of it, or what was asked of a namespace, or whose question is like a shell pattern.
+    """
+
+    def meant(asked: Asked) -> bool:
+        return (namespace is None or asked.covers(namespace)) and (matching is None or asked.matches(matching))
+
+    if forget:
+        yield {"forgotten": await session.engine.asking.forget(meant)}
+        return
+    known = [(asked.query, times) for asked, times in session.engine.asking.history.known() if meant(asked)]
+    yield {"questions": [{"query": list(q.texts), "namespaces": list(q.namespaces) or ["*"], "times": times} for q, times in known]}
 
 
 OPERATIONS: dict[str, Callable[..., Events]] = {
@@ -163,4 +183,5 @@ OPERATIONS: dict[str, Callable[..., Events]] = {
     "stats": stats,
     "doctor": doctor,
     "consolidate": consolidate,
+    "questions": questions,
 }

@@ -35,6 +35,8 @@ class Outcome(StrEnum):
 
 
 Detail = Literal["concise", "full"]
+# What metadata holds.
+Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ class Trace:
     tags: tuple[str, ...] = ()
     parent_id: str | None = None
     occurred_at_ms: int | None = None
-    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -129,6 +131,7 @@ class Filters:
     tags: tuple[str, ...] = ()
     since_ms: int | None = None
     until_ms: int | None = None
+    metadata: tuple[tuple[str, Scalar], ...] = ()
 
     def __bool__(self) -> bool:
         return any(getattr(self, f.name) not in ((), None) for f in fields(self))
@@ -170,7 +173,7 @@ def parse_trace(raw: Mapping[str, Any], *, limits: Limits, namespace: str, trace
         tags=check_tags("tags", given(raw, "tags", ()), limits),
         parent_id=None if raw.get("parent_id") is None else check_id("parent_id", raw["parent_id"], limits),
         occurred_at_ms=None if raw.get("occurred_at") is None else parse_time("occurred_at", raw["occurred_at"]),
-        metadata=_check_metadata(given(raw, "metadata", {}), limits),
+        metadata=check_metadata(given(raw, "metadata", {}), limits),
     )
 
 
@@ -319,7 +322,8 @@ def _check_lesson(name: str, item: object, limits: Limits) -> Lesson:
     return Lesson(title=part("title", 0), description=part("description", 0), content=part("content", 1))
 
 
-def _check_metadata(value: object, limits: Limits) -> dict[str, str | int | float | bool]:
+def check_metadata(value: object, limits: Limits) -> dict[str, Scalar]:
+    """Return a flat object of str, number and bool. Raises: InputError."""
     if not isinstance(value, Mapping):
         raise InputError("metadata", f"must be an object, not {kind(value)}")
     if len(value) > limits.metadata_keys:
@@ -329,7 +333,7 @@ def _check_metadata(value: object, limits: Limits) -> dict[str, str | int | floa
     }
 
 
-def _check_scalar(key: str, value: object, limits: Limits) -> str | int | float | bool:
+def _check_scalar(key: str, value: object, limits: Limits) -> Scalar:
     name = f"metadata.{key[:_SHOWN_CHARS]}"
     if isinstance(value, str):
         return check_text(name, value, max_chars=limits.metadata_value_chars)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tracebank import link
 from tracebank.errors import EngineEndedError, EngineError
-from tracebank.front import default_data_dir
+from tracebank.places import default_data_dir
 
 ENGINE_ENDED = "the engine has ended before it answered: run the command again; what it had acknowledged is safe"
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 
-from tracebank import __version__
+from tracebank import __version__, compaction
 from tracebank.errors import IndexFaultError, InputError
+from tracebank.index import ChromaVectorIndex
 from tracebank.records import shown
 from tracebank.store import outbox
 
@@ -35,8 +36,7 @@ async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
         "index": await _index(engine),
         "embedding": await _embedding(engine),
         "caches": {
-            "results": engine.results.report(),
-            "rankings": engine.rankings.report(),
+            **engine.asking.report(),
             "query_vectors": engine.embedding.cache.report(),
         },
         "latencies": engine.metrics.latencies(),
@@ -73,9 +73,19 @@ async def _index(engine: Engine) -> dict[str, Any]:
     return {
         **figures,
         "meaning": engine.retriever.deep,
+        "short_vectors": await _short_vectors(engine),
         "rebuilds": dict(engine.indexer.rebuilds),
         "out_of_use": dict(engine.indexer.faults),
     }
+
+
+async def _short_vectors(engine: Engine) -> dict[str, Any]:
+    """Return, by namespace, what shorter vectors save and what they find; only of those that have them."""
+    index, dim = engine.vectors, engine.embedding.dim
+    if not isinstance(index, ChromaVectorIndex) or dim is None:
+        return {}
+    short = {name: space for name, space in sorted(engine.spaces.items()) if index.pair(space).serving.dims is not None}
+    return {name: compaction.figures(index, space, await to_thread.run_sync(index.count, space), dim) for name, space in short.items()}
 
 
 async def _embedding(engine: Engine) -> dict[str, Any]:
@@ -176,11 +186,13 @@ async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
         ("set aside", not set_aside, f"{len(set_aside)} traces" + "".join(f"; {s['trace_id']}: {s['error']}" for s in set_aside[:3]))
     )
     for name, space in sorted(engine.spaces.items()):
-        expected = await engine.store.read(partial(_chunks, space=space))
-        for sink, index in (("words", engine.words), ("vectors", engine.vectors)):
+        chunks, texts = await engine.store.read(partial(_chunks, space=space))
+        for sink, index, expected in (("words", engine.words, chunks), ("vectors", engine.vectors, texts)):
             try:
                 count = await to_thread.run_sync(index.count, space) if index is not None else 0
-                found.append((f"index of {sink}, {name}", count == expected, f"{count} of {expected} chunks"))
+                found.append(
+                    (f"index of {sink}, {name}", count == expected, f"{count} of {expected} {'chunks' if sink == 'words' else 'texts'}")
+                )
             except IndexFaultError as error:
                 found.append((f"index of {sink}, {name}", False, str(error)))
     usage = shutil.disk_usage(engine.settings.data_dir)
@@ -200,5 +212,8 @@ def _model(engine: Engine) -> tuple[str, bool, str]:
     )
 
 
-def _chunks(db: sqlite3.Connection, space: int) -> int:
-    return int(db.execute("SELECT count(*) FROM chunks c JOIN traces t ON t.id = c.trace WHERE t.namespace_id = ?", (space,)).fetchone()[0])
+def _chunks(db: sqlite3.Connection, space: int) -> tuple[int, int]:
+    """Return how many chunks a namespace has, and how many distinct texts these have."""
+    sql = "SELECT count(*), count(DISTINCT c.text_hash) FROM chunks c JOIN traces t ON t.id = c.trace WHERE t.namespace_id = ?"
+    chunks, texts = db.execute(sql, (space,)).fetchone()
+    return int(chunks), int(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import shutil
 import time
@@ -13,10 +14,11 @@ from pathlib import Path
 from anyio import to_thread
 
 from tracebank.background import Background
+from tracebank.compaction import Compaction
 from tracebank.embedding import EmbeddingModel, EmbeddingService, load_model, vectors_name
 from tracebank.errors import ModelLoadError, TracebankError
 from tracebank.gate import Gate
-from tracebank.index import VectorIndex
+from tracebank.index import ChromaServer, VectorIndex
 from tracebank.indexer import Indexer
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
@@ -49,11 +51,15 @@ class Semantics:
         self.embedding = self._service(settings.embedding)
         self.index: VectorIndex | None = None
         self.change: ModelChange | None = None
+        self._looking_after: asyncio.Task[None] | None = None
         self.warm = asyncio.Event()
 
     async def start(self, indexer: Indexer, retriever: Retriever) -> None:
         """Begin to load the model that answers and to open its index; when both are there, meaning takes part."""
         self._indexer, self._retriever = indexer, retriever
+        self.compaction = Compaction(
+            self._store, indexer, self._settings.index, self._settings.retrieval.candidates, self._searching.closed
+        )
         wanted = self._settings.embedding.model_dump_json()
         plan = await self._store.write(lambda db: models.plan(db, self.embedding.name, wanted))
         if plan.next is not None:
@@ -95,7 +101,7 @@ class Semantics:
     async def _warm_up(self, plan: Plan) -> None:
         """Open Chroma while the model loads."""
         began = time.perf_counter()
-        self.index = index = await open_vectors(self._directory(plan.serving), plan.serving.name)
+        self.index = index = await open_vectors(self._directory(plan.serving), plan.serving.name, self._server)
         self._came_up("chroma", began)
         if index.fresh:
             await self._store.write(lambda db: outbox.fill(db, "vectors"))
@@ -113,6 +119,7 @@ class Semantics:
         self._indexer.attach(meaning)
         self._retriever.attach(meaning)
         self._serves(meaning)
+        self._look_after(meaning)
         if plan.next is not None:
             self.change = self._change_to(plan.next)
             self._background.spawn("model change", self.change.run)
@@ -129,7 +136,7 @@ class Semantics:
     def _change_to(self, following: Model) -> ModelChange:
         return ModelChange(
             store=self._store, indexer=self._indexer, embedding=self._service(self._settings.embedding), model_id=following.id,
-            directory=self._directory(following), between_searches=self._searching.closed, serve=self._exchange,
+            directory=self._directory(following), server=self._server, between_searches=self._searching.closed, serve=self._exchange,
         )  # fmt: skip
 
     def _exchange(self, meaning: Meaning) -> None:
@@ -138,14 +145,34 @@ class Semantics:
         self._use(meaning.embedding)
         self._retriever.attach(meaning)
         self._serves(meaning)
+        looking_after = self._look_after(meaning)
 
         async def retire() -> None:
+            if looking_after is not None:
+                # It may be writing to the former index.
+                await asyncio.wait([looking_after])
             await former.close()
             if index is not None:
                 await to_thread.run_sync(index.close)
             await to_thread.run_sync(self._tidy, [await self._store.read(models.serving)])
 
         self._background.spawn("former model", retire)
+
+    @property
+    def _server(self) -> ChromaServer | None:
+        chroma = self._settings.chroma
+        if chroma.mode == "embedded":
+            return None
+        own = hashlib.blake2b(str(self._settings.data_dir.resolve()).encode(), digest_size=6).hexdigest()
+        return ChromaServer(host=chroma.host, port=chroma.port, ssl=chroma.ssl, prefix=chroma.prefix or f"tracebank-{own}")
+
+    def _look_after(self, meaning: Meaning) -> asyncio.Task[None] | None:
+        """Let the vectors of large namespaces be short, from now on in this index. Returns who did so in the former one, cancelled."""
+        former = self._looking_after
+        if former is not None:
+            former.cancel()
+        self._looking_after = self._background.spawn("compaction", partial(self.compaction.run, meaning))
+        return former
 
     def _directory(self, model: Model) -> Path:
         return self._settings.data_dir / "index" / f"vectors-{model.id}"

@@ -6,7 +6,6 @@ Nested settings are reached from the environment with two underscores: TRACEBANK
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -18,21 +17,16 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from tracebank.errors import SettingsError
+from tracebank.places import default_data_dir
 from tracebank.records import ENCODINGS
 
 CONFIG_NAME = "tracebank.toml"
-DATA_DIR_VARIABLE = "TRACEBANK_DATA_DIR"
 # Where people put a key by mistake.
 MAY_HOLD_A_KEY = frozenset({"base_url", "key_variable"})
 
 
-def default_data_dir() -> Path:
-    """Return the directory from the environment, else the platform's place for a user's data."""
-    if named := os.environ.get(DATA_DIR_VARIABLE):
-        return Path(named).expanduser().absolute()
-    from platformdirs import user_data_path  # only where it is needed: the front starts without it
-
-    return user_data_path("tracebank", appauthor=False)
+def _default_data_dir() -> Path:
+    return Path(default_data_dir())
 
 
 class _Section(BaseModel):
@@ -61,7 +55,13 @@ class IndexSettings(_Section):
 
     chunk_tokens: int = Field(112, ge=16, le=8_192, description="most tokens of the embedding model in a chunk")
     chunk_overlap_tokens: int = Field(28, ge=0, le=4_096, description="most tokens that neighbouring chunks share")
-    batch_chunks: int = Field(128, ge=1, le=5_000, description="chunks embedded and written to the indexes at a time")
+    batch_chunks: int = Field(
+        128, ge=1, le=5_000, description="chunks embedded and written to the indexes at a time; eight times as many that need no embedding"
+    )
+    compression: Literal["off", "auto"] | Annotated[int, Field(ge=8, le=100_000)] = Field(
+        "auto", description="numbers of a vector in the index of a large namespace; auto: a quarter, if that finds as much; off: all"
+    )
+    compression_from: int = Field(50_000, ge=200, description="texts that make a namespace large")
     linger_ms: int = Field(40, ge=0, le=10_000, description="how long a new trace waits for company before it is indexed")
 
     @field_validator("chunk_overlap_tokens")
@@ -72,13 +72,30 @@ class IndexSettings(_Section):
         return overlap
 
 
+class ChromaSettings(_Section):
+    """Where Chroma is: in the engine, or a server."""
+
+    mode: Literal["embedded", "http"] = Field(
+        "embedded", description="embedded: in the engine, its files in the data directory; http: a server"
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="the server's name or address")
+    port: int = Field(8_000, ge=1, le=65_535, description="the server's port")
+    ssl: bool = Field(False, description="whether it speaks https")
+    prefix: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$",
+        description="what the names of our collections begin with; empty: the data directory's own",
+    )
+
+
 class RetrievalSettings(_Section):
     """What `retrieve` does when the caller does not say."""
 
     k: int = Field(5, ge=1, le=50, description="results")
     max_tokens: int = Field(2_000, ge=50, le=100_000, description="token budget of the text")
-    candidates: int = Field(200, ge=10, le=5_000, description="chunks taken from each index before fusion")
+    candidates: int = Field(100, ge=10, le=5_000, description="chunks taken from each index before fusion")
     wait_ms: int = Field(1_500, ge=0, le=60_000, description="how long a search waits for the caller's own writes to be indexed")
+    reranker: str = Field("", description="sentence-transformers CrossEncoder, name or path, that reads the best again; empty: none")
 
 
 class CacheSettings(_Section):
@@ -86,8 +103,11 @@ class CacheSettings(_Section):
 
     results: int = Field(1_000, ge=0, le=1_000_000, description="answers kept")
     results_bytes: int = Field(16_777_216, ge=0, le=2**40, description="memory for them")
-    results_ttl_s: float = Field(3_600, gt=0, description="seconds that an answer is kept")
+    results_ttl_s: float = Field(86_400, gt=0, description="seconds that an answer is kept")
     query_vectors_bytes: int = Field(4_194_304, ge=0, le=2**40, description="memory for the vectors of questions")
+    disk_bytes: int = Field(8_388_608, ge=0, le=2**40, description="size of each file that keeps them over a restart; 0: none")
+    warm: int = Field(50, ge=0, le=1_000, description="answers prepared in idle time, the likeliest to be asked again; 0: none")
+    idle_s: float = Field(5.0, gt=0, le=86_400, description="seconds without a call that are idle time")
 
 
 class TokenSettings(_Section):
@@ -111,6 +131,7 @@ class CompressionSettings(_Section):
     head_ratio: float = Field(0.6, ge=0, le=1, description="share of the budget for the beginning when the middle is cut")
     head_share: float = Field(0.2, ge=0, le=1, description="share of the budget that instructions at the beginning may take")
     model_wait_s: float = Field(5.0, ge=0, le=120, description="how long a cut waits for a model that is still loading")
+    token_model: str = Field("", description="directory of a token classifier (LLMLingua-2) that says which words can go; empty: none")
     originals_bytes: int = Field(64 * 1_048_576, ge=0, description="bytes of whole prompts that are kept for `keep_original`")
     originals_age_s: float = Field(7 * 86_400.0, gt=0, description="seconds that a whole prompt is kept after its last use")
     tail_share: float = Field(0.2, ge=0, le=1, description="share of the budget that the request at the end may take")
@@ -205,8 +226,18 @@ class LearningSettings(_Section):
         description="actions that wait for a person: no effort of the agent",
     )
     feedback_half_life_days: float = Field(180.0, gt=0, le=36_500, description="days after which feedback counts half")
+    age_half_life_days: float = Field(365.0, gt=0, le=36_500, description="days after which a memory has lost half of what age can cost it")
     consolidate: bool = Field(True, description="whether equal and contrary lessons are brought together in idle time")
     consolidate_after_s: float = Field(60.0, ge=0, le=86_400, description="seconds without a call that are idle time")
+
+
+class ReasoningSettings(_Section):
+    """What `reason` does when the caller does not say, and its bounds."""
+
+    iterations: int = Field(3, ge=1, le=10, description="drafts that an attempt may take until the judge is content")
+    candidates: int = Field(1, ge=1, le=8, description="attempts side by side")
+    memory_tokens: int = Field(1_500, ge=50, le=20_000, description="tokens of memories that an attempt is given")
+    timeout_s: float = Field(300.0, gt=0, le=3_600, description="seconds after which the best draft so far is the answer")
 
 
 class DaemonSettings(_Section):
@@ -222,18 +253,20 @@ class Settings(BaseSettings):
         env_prefix="TRACEBANK_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
     )
 
-    data_dir: Path = Field(default_factory=default_data_dir, description="where everything is kept")
+    data_dir: Path = Field(default_factory=_default_data_dir, description="where everything is kept")
     namespace: str = Field("default", min_length=1, max_length=200, description="where a client's traces go when it does not say")
     tools: Annotated[tuple[str, ...], NoDecode] = Field((), description="tools offered; empty: all")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="what goes to the log")
     embedding: EmbeddingSettings = EmbeddingSettings()
     index: IndexSettings = IndexSettings()
+    chroma: ChromaSettings = ChromaSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     cache: CacheSettings = CacheSettings()
     tokens: TokenSettings = TokenSettings()
     compression: CompressionSettings = CompressionSettings()
     llm: LlmSettings = LlmSettings()
     learning: LearningSettings = LearningSettings()
+    reasoning: ReasoningSettings = ReasoningSettings()
     daemon: DaemonSettings = DaemonSettings()
 
     @property
@@ -265,7 +298,7 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 
     Raises: SettingsError, naming the setting, its value and where to change it.
     """
-    directory = (data_dir or default_data_dir()).expanduser().absolute()
+    directory = data_dir.expanduser().absolute() if data_dir else _default_data_dir()
     file = directory / CONFIG_NAME
 
     class SettingsOfDirectory(Settings):

@@ -27,7 +27,7 @@ def test_every_engine_is_measured_with_every_length(tmp_path: Path) -> None:
     for row in rows:
         assert set(row["single"]) == set(row["batch_ms"]) == {"12", "60", "150"}
         assert all(0 < spread["p50_ms"] <= spread["p95_ms"] for spread in row["single"].values())
-        assert row["concurrent"][0]["texts"] == 50
+        assert row["concurrent"][0]["texts"] == 32
 
 
 def test_what_cannot_be_measured_is_told() -> None:

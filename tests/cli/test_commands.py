@@ -164,7 +164,7 @@ def test_what_is_forgotten_is_in_no_file_of_the_store(shared: Home, namespace: s
         (("search", ""), "query: must not be empty"),
         (("search", "x", "-k", "51"), "k: must be 1 to 50, not 51"),
         (("search", "x", "--since", "soon"), "since: must be an RFC 3339 time such as 2026-03-01T09:30:00Z, not 'soon'"),
-        (("forget",), "trace_ids: say what to forget: ids, or a namespace, tags, an outcome or a time"),
+        (("forget",), "trace_ids: say what to forget: ids, or a namespace, tags, an outcome, a time or metadata"),
         (("forget", "x", "--tag", "y"), "trace_ids: give ids or a filter, not both"),
         (("forget", "--before", "soon"), "before: must be an RFC 3339 time such as 2026-03-01T09:30:00Z, not 'soon'"),
         (("export", "-n", ""), "namespace: must not be empty"),
@@ -210,13 +210,23 @@ def test_consolidate_shows_what_belongs_together_and_takes_it_back(fresh: Home) 
     for name in ("a", "b"):
         fresh.run("add", f"Mend kite {name}", "--lesson", "Glue [first].", "--outcome", "success", "--id", name)
     shown = fresh.run("consolidate")
-    assert (shown.code, shown.errors) == (0, "1 groups among 2 lessons\n")
+    assert (shown.code, shown.errors) == (0, "1 groups among 2 lessons; 0 episodes of 0 kinds\n")
     assert shown.out.splitlines() == ["equal", "  a (success): Glue [first].", "  b (success): Glue [first]."]
     (group,) = json.loads(fresh.run("consolidate", "--json").out)["groups"]
     assert [lesson["trace_id"] for lesson in group["lessons"]] == ["a", "b"]
     assert fresh.run("consolidate", "--undo").errors == "1 groups of lessons taken back\n"
     assert json.loads(fresh.run("consolidate", "--json").out)["groups"] == []
     assert [trace["lessons"] for trace in exported(fresh, "default")] == [["Glue [first]."]] * 2
+
+
+def test_questions_are_shown_and_forgotten(fresh: Home) -> None:
+    """What a person asked is as much in the list as what an agent did."""
+    fresh.run("add", "Mend the [blue] kite")
+    fresh.run("search", "the [blue] kite")
+    assert fresh.run("questions").out == "1  default: the [blue] kite\n"
+    assert json.loads(fresh.run("questions", "--json", "--matching", "*red*").out) == {"questions": []}
+    assert fresh.run("questions", "--forget").errors == "1 questions forgotten\n"
+    assert fresh.run("questions").out == ""
 
 
 def test_status_and_stop_start_nothing(fresh: Home) -> None:
@@ -263,3 +273,24 @@ def test_help_is_printed_by_both_names(shared: Home, option: str) -> None:
     done = shared.run(option)
     assert (done.code, done.errors) == (0, "")
     assert "Usage: tracebank" in done.out
+
+
+def test_metadata_is_asked_for_by_its_kind(shared: Home, namespace: str) -> None:
+    """A number is no text that looks like one: quotes of its own make it text. What is no JSON is text as it stands."""
+    values: dict[str, object] = {"number": 123, "text": "123", "true": True, "word": "true", "quoted": '"x"', "brackets": "[" * 3_000}
+    lines = "".join(json.dumps({"task": "t", "trace_id": name, "metadata": {"x": value}}) + "\n" for name, value in values.items())
+    assert shared.run("import", "-", "-n", namespace, given=lines.encode()).code == 0
+    asked = {
+        "x=123": "number", 'x="123"': "text", "x=true": "true", 'x="true"': "word", r'x="\"x\""': "quoted", "x=" + "[" * 3_000: "brackets",
+    }  # fmt: skip
+    for given, name in asked.items():
+        found = json.loads(shared.run("search", "t", "-n", namespace, "-m", given, "--json").out)["results"]
+        assert [result["trace_id"] for result in found] == [name]
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5_000, "NaN", "1e999"], ids=["brackets", "digits", "NaN", "infinite"])
+def test_metadata_that_cannot_be_is_told_in_a_line(shared: Home, namespace: str, value: str) -> None:
+    """Never by a traceback."""
+    done = shared.run("search", "t", "-n", namespace, "-m", f"x={value}")
+    assert "Traceback" not in done.errors
+    assert done.error.startswith("metadata")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from homes import COMMAND, WAIT_S, Home, home
+from clients import COMMAND, WAIT_S
+from homes import Home, home
 
 LEAST = {"trace_id": "least", "namespace": "default", "task": "Nothing else", "outcome": "unknown", "occurred_at": "2026-01-01T00:00:00Z"}
 EVERYTHING = {
@@ -195,3 +197,136 @@ def test_an_import_of_a_mebibyte_comes_out_the_same(shared: Home, namespace: str
     assert shared.run("import", "-", "-n", namespace, given=lines_of(traces)).code == 0
     exported = traces_of(shared.run("export", "-n", namespace).out)
     assert [{key: trace[key] for key in ("task", "content") if key in trace} for trace in exported] == traces
+
+
+def test_an_import_of_long_lines_goes_to_the_engine_in_small_parts(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """Lines that are many megabytes together are not one message, which may not be that long."""
+    file = tmp_path / "long.jsonl"
+    # JSON may have blanks: so there is much to send, and little to index.
+    file.write_bytes(b"".join(b'{"task": "t%d",%s "trace_id": "%d"}\n' % (i, b" " * 720_000, i) for i in range(100)))
+    done = shared.run("import", str(file), "-n", namespace)
+    assert "100 traces imported and searchable" in said(done.errors)
+    assert done.code == 0
+    assert [trace["trace_id"] for trace in traces_of(shared.run("export", "-n", namespace).out)] == [f"{i}" for i in range(100)]
+
+
+def test_a_line_that_is_longer_than_a_message_is_told_by_number(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """The others go in, also one that is longer than what is sent at once; numbers go on behind it."""
+    file = tmp_path / "longer.jsonl"
+    blanks = b'{"task": "t",%s "trace_id": "%s"}\n'
+    lines = [(0, b"first"), (20 << 20, b"long"), (150 << 20, b"too long"), (0, b"after"), (0, b"last")]
+    with file.open("wb") as out:
+        for count, name in lines:
+            out.write(blanks % (b" " * count, name))
+        out.write(b"nope\n" + b" " * (64 << 20) + b"x")
+    done = shared.run("import", str(file), "-n", namespace)
+    assert done.code == 1
+    told = [line for line in done.errors.splitlines() if line.startswith("tracebank: ")]
+    too_long = "line: must be at most 66,060,288 bytes, its escapes included: split this trace into several"
+    assert told[0] == f"tracebank: {file}, line 3: {too_long}"
+    assert told[1].startswith(f"tracebank: {file}, line 6: line: is not valid JSON: ")
+    assert told[2:] == [f"tracebank: {file}, line 7: {too_long}"]
+    assert "4 traces imported" in said(done.errors)
+    stored = [trace["trace_id"] for trace in traces_of(shared.run("export", "-n", namespace).out)]
+    assert stored == ["first", "long", "after", "last"]
+
+
+# Runs in every process of a home: the other end fails in the middle of an export.
+CUT_SHORT = """
+from tracebank import remote
+whole = remote.engine
+@remote.asynccontextmanager
+async def cut_short():
+    async with whole() as call:
+        async def one_event(operation, **arguments):
+            async for event in call(operation, **arguments):
+                yield event
+                raise remote.EngineError("the store is damaged")
+        yield one_event
+remote.engine = cut_short
+"""
+
+
+def test_an_export_that_fails_leaves_the_file_as_it_was(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """It may be the only copy of something; nothing of the attempt stays beside it."""
+    shared.run("import", "-", "-n", namespace, given=lines_of(TRACES))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(CUT_SHORT, encoding="utf-8")
+    broken = {"PYTHONPATH": f"{tmp_path / 'site'}:{shared.environment['PYTHONPATH']}"}
+    there, new = tmp_path / "there.jsonl", tmp_path / "new.jsonl"
+    there.write_text("a backup", encoding="utf-8")
+    for file in (there, new):
+        assert shared.run("export", "-n", namespace, "-o", str(file), variables=broken).error == "the store is damaged"
+    assert there.read_text(encoding="utf-8") == "a backup"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["site", "there.jsonl"]
+
+
+def test_an_export_of_a_store_that_cannot_be_opened_leaves_the_file_as_it_was(fresh: Home, tmp_path: Path) -> None:
+    """Nobody needs his backup more."""
+    fresh.data_dir.mkdir()
+    (fresh.data_dir / "tracebank.sqlite3").write_bytes(b"this was never a database" * 100)
+    file = tmp_path / "backup.jsonl"
+    file.write_text("a backup", encoding="utf-8")
+    assert "is not a SQLite file" in fresh.run("export", "-o", str(file)).error
+    assert file.read_text(encoding="utf-8") == "a backup"
+
+
+def test_an_exports_file_is_private_unless_its_owner_has_said_otherwise(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """A file that is there keeps its permissions, and a link to it stays one; what a kill has left is replaced."""
+    shared.run("import", "-", "-n", namespace, given=lines_of(TRACES))
+    there, new, link = tmp_path / "there.jsonl", tmp_path / "new.jsonl", tmp_path / "link.jsonl"
+    there.write_text("former", encoding="utf-8")
+    there.chmod(0o640)
+    link.symlink_to(there)
+    (tmp_path / "new.jsonl.part").write_text("torn", encoding="utf-8")
+    for file in (link, new):
+        assert shared.run("export", "-n", namespace, "-o", str(file)).code == 0
+    assert link.is_symlink()
+    assert there.read_bytes() == new.read_bytes() == shared.run("export", "-n", namespace).out.encode()
+    assert (there.stat().st_mode & 0o777, new.stat().st_mode & 0o777) == (0o640, 0o600)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "new.jsonl", "there.jsonl"]
+
+
+def test_an_export_onto_a_full_disk_says_so_in_a_line(shared: Home, small_disk: Path, namespace: str) -> None:
+    """What was there stays, and the disk has its room again."""
+    shared.run(
+        "import", "-", "-n", namespace, given=lines_of([{"task": "long", "content": f"begin{' ' * 1_000_000}end"} for _ in range(5)])
+    )
+    file = small_disk / "backup.jsonl"
+    file.write_text("a backup", encoding="utf-8")
+    assert shared.run("export", "-n", namespace, "-o", str(file)).error == f"{file} cannot be written: No space left on device"
+    assert [path.name for path in small_disk.iterdir()] == ["backup.jsonl"]
+    assert file.read_text(encoding="utf-8") == "a backup"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("arguments", [("export",), ("stats", "--json"), ("stats",), ("status",)], ids=" ".join)
+def test_standard_output_that_is_full_is_told_in_a_line(shared: Home, namespace: str, arguments: tuple[str, ...]) -> None:
+    """Whatever the command is."""
+    shared.run("import", "-", "-n", namespace, given=lines_of(TRACES))
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([COMMAND, *arguments], env=dict(shared.environment), stdout=full, stderr=subprocess.PIPE, check=False)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("tracebank: ")
+    assert line.endswith("No space left on device")
+    assert done.returncode == 1
+
+
+def test_an_export_to_a_device_or_a_pipe_is_written_there(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """What is no file is not replaced by one; what the shell wrote before to standard output stays."""
+    shared.run("import", "-", "-n", namespace, given=lines_of(TRACES))
+    wanted = shared.run("export", "-n", namespace).out
+    assert shared.run("export", "-n", namespace, "-o", "/dev/stdout").out == wanted
+    assert shared.run("export", "-n", namespace, "-o", "/dev/null").out == ""
+    file = tmp_path / "appended"
+    file.write_text("before\n", encoding="utf-8")
+    with file.open("ab") as appending:
+        command = [COMMAND, "export", "-n", namespace, "-o", "/dev/stdout"]
+        subprocess.run(command, env=dict(shared.environment), stdout=appending, check=True)
+    assert file.read_text(encoding="utf-8") == "before\n" + wanted
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen([COMMAND, "export", "-n", namespace, "-o", str(pipe)], env=dict(shared.environment)) as process:
+        assert pipe.read_text(encoding="utf-8") == wanted
+        assert process.wait(WAIT_S) == 0
+    assert pipe.is_fifo()

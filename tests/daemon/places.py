@@ -6,22 +6,18 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tracebank import link
+from clients import COMMAND, WAIT_S
 
-COMMAND = str(shutil.which("tracebank", path=str(Path(sys.executable).parent)))
-WAIT_S = 60.0
-"""How long a test waits for what comes at once on a fast machine."""
+from tracebank import link
 
 # Runs in every process of a place before anything else does; only in engines it does anything.
 SITE = """

@@ -29,14 +29,14 @@ def fatal(db, trace, *args, **options):
 traces.upsert = fatal
 """,
     "between commit and answer": """
-from tracebank.engine import Engine
-put = Engine._put
-async def fatal(self, items, priority):
-    added = await put(self, items, priority)
+from tracebank.intake import Intake
+put = Intake._put
+async def fatal(self, items, *args):
+    added = await put(self, items, *args)
     if items[0][0].content == FATAL:
         die()
     return added
-Engine._put = fatal
+Intake._put = fatal
 """,
     "in the middle of its answer": """
 import asyncio

@@ -7,17 +7,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clients import ENVELOPE, HELLO, Client, Era, RefusedError, front_with
+from clients import ENVELOPE, HELLO, WAIT_S, Client, Era, RefusedError, front_with
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from places import WAIT_S, Place, place
+from places import SETTINGS, Place, place
 
 from tracebank import __version__, link
-from tracebank.front import Front, answers_path
+from tracebank.early import answers_path, written_down
 
 # What a client of each era begins with, in this order.
 FIRST: dict[Era, tuple[tuple[str, dict[str, Any]], ...]] = {
@@ -26,9 +25,9 @@ FIRST: dict[Era, tuple[tuple[str, dict[str, Any]], ...]] = {
 }
 
 
-def written(here: Place, tools: str | None = None) -> Path:
+def written(here: Place, tools: str | None = None, **variables: str) -> Path:
     """Return where the answers are written down."""
-    return Path(answers_path(str(here.data_dir), tools))
+    return Path(answers_path(str(here.data_dir), tools, {**SETTINGS, **variables}))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def direct(here: Place) -> Iterator[Callable[[str, dict[str, Any]], Any]]:
 
 def early(data_dir: Path, params: dict[str, Any] = HELLO) -> Any:
     """Return what a front would answer to `initialize` before its engine is up."""
-    return Front(str(data_dir), BytesIO(), BytesIO())._written_down({"method": "initialize", "params": params})
+    return written_down(str(data_dir), {"method": "initialize", "params": params})
 
 
 def test_a_client_is_answered_before_its_engine_is_up_and_goes_on_with_it(known: Place, era: Era) -> None:
@@ -159,15 +158,15 @@ def test_what_was_written_down_for_others_is_not_used(tmp_path: Path, answers: b
     file.parent.mkdir(parents=True)
     file.write_bytes(answers)
     assert early(tmp_path) is None
-    Path(answers_path(str(tmp_path), None)).parent.mkdir(exist_ok=True)
-    Path(answers_path(str(tmp_path), None)).write_bytes(answers)
+    Path(answers_path(str(tmp_path), None, {})).parent.mkdir(exist_ok=True)
+    Path(answers_path(str(tmp_path), None, {})).write_bytes(answers)
     assert early(tmp_path) == json.loads(answers)["initialize"]["2025-11-25"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b'{"initialize": []}', b'{"initialize": {"2025-11-25": null}}'])
 def test_garbage_that_was_written_down_is_not_used(tmp_path: Path, content: bytes) -> None:
     """The engine will answer, and write it down anew."""
-    file = Path(answers_path(str(tmp_path), None))
+    file = Path(answers_path(str(tmp_path), None, {}))
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     assert early(tmp_path) is None
@@ -176,7 +175,7 @@ def test_garbage_that_was_written_down_is_not_used(tmp_path: Path, content: byte
 @pytest.mark.parametrize("params", [{}, {**HELLO, "protocolVersion": "1999-01-01"}, {**HELLO, "protocolVersion": []}, {"_meta": 7}])
 def test_what_nobody_wrote_an_answer_for_is_left_to_the_engine(tmp_path: Path, answers: bytes, params: dict[str, Any]) -> None:
     """It knows what to say to another version of the protocol, and to nonsense."""
-    file = Path(answers_path(str(tmp_path), None))
+    file = Path(answers_path(str(tmp_path), None, {}))
     file.parent.mkdir(parents=True)
     file.write_bytes(answers)
     assert early(tmp_path, params) is None
@@ -190,6 +189,20 @@ def test_what_was_written_down_before_the_settings_changed_is_not_used(known: Pl
         assert [tool["name"] for tool in client.request("tools/list")["tools"]] == ["retrieve"]
         wait_for_file(written(known))
     assert [path.name for path in (known.data_dir / "answers").iterdir()] == [written(known).parent.name]
+
+
+def test_what_was_written_down_for_other_variables_is_not_used(known: Place) -> None:
+    """A language model that the environment names brings a tool with it."""
+    model = {"TRACEBANK_LLM__PROVIDERS": '[{"model": "tiny", "base_url": "http://127.0.0.1:1/v1"}]'}
+    with Client(known, **model) as client:
+        client.greet()
+        listed = {tool["name"] for tool in client.request("tools/list")["tools"]}
+        wait_for_file(written(known, **model))
+    assert "reason" in listed
+    known.run("stop")
+    with Client(known, **model) as client, held_up(known):
+        client.request("initialize", HELLO)
+        assert {tool["name"] for tool in client.request("tools/list")["tools"]} == listed
 
 
 def test_an_engine_that_cannot_write_its_answers_down_serves_all_the_same(here: Place) -> None:

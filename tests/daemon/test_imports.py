@@ -9,7 +9,7 @@ import sys
 from clients import Client
 from places import Place
 
-OWN = {"tracebank", "tracebank.errors", "tracebank.front", "tracebank.link", "tracebank.locking"}
+OWN = {f"tracebank{module}" for module in ("", ".early", ".errors", ".front", ".link", ".locking", ".places")}
 # Slow to import, or a sign that something heavy came along.
 HEAVY = {"asyncio", "dataclasses", "inspect", "logging", "pathlib", "pydantic", "ssl", "typing", "typing_extensions", "urllib", "uuid"}
 
@@ -52,6 +52,8 @@ def test_a_front_that_starts_its_engine_imports_only_the_standard_library(here: 
 
 def test_finding_the_default_directory_imports_no_more_than_platformdirs() -> None:
     """Where no data directory is named."""
-    code = "import sys; from tracebank import front; before = set(sys.modules); front.default_data_dir(); print(*set(sys.modules) - before)"
+    code = (
+        "import sys; from tracebank import places; before = set(sys.modules); places.default_data_dir(); print(*set(sys.modules) - before)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"HOME": "/nowhere"})
     assert {name.split(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names) <= {"platformdirs"}

@@ -7,8 +7,8 @@ import signal
 import subprocess
 
 import pytest
-from clients import HELLO, Client, Era, RefusedError
-from places import COMMAND, WAIT_S, Place
+from clients import COMMAND, HELLO, WAIT_S, Client, Era, RefusedError
+from places import Place
 
 from tracebank import __version__
 

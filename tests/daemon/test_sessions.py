@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from clients import Client, Era, front_with
-from places import WAIT_S, Place, place, wait_for_exit
+from clients import WAIT_S, Client, Era, front_with
+from places import Place, place, wait_for_exit
 
 # A package with tools that wait, tell how far they are, and ask back.
 PLUG_IN = '''

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from clients import HELLO, Client, front_with
-from places import WAIT_S, Place, wait_for_exit
+from clients import HELLO, WAIT_S, Client, front_with
+from places import Place, wait_for_exit
 
 from tracebank import link, locking
 from tracebank.locking import LOCK_NAME

@@ -10,8 +10,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from clients import HELLO, Client, Era, RefusedError, front_with
-from places import COMMAND, WAIT_S, Place, wait_for_exit
+from clients import COMMAND, HELLO, WAIT_S, Client, Era, RefusedError, front_with
+from places import Place, wait_for_exit
 
 PARSE_ERROR, INVALID_REQUEST = -32700, -32600
 

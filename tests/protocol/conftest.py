@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from homes import COMMAND, WAIT_S, Home, home
+from clients import COMMAND, WAIT_S
+from homes import Home, home
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from talk import ERAS, Connect, Era, Talk

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients import COMMAND, WAIT_S
 from samples import exported_models
-
-COMMAND = str(shutil.which("tracebank", path=str(Path(sys.executable).parent)))
-WAIT_S = 60.0
-"""How long a test waits for an answer that comes at once on a fast machine."""
 
 NO_MODEL = "left out of this test"
 _NOWHERE = "http://127.0.0.1:9"

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from clients import Client
 from homes import Home
 from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 from talk import Talk
-from wire import Wire
 
 MIB = 1_048_576
 ADD_ARGUMENTS = "task, content, outcome, lessons, tags, namespace, trace_id, parent_id, occurred_at, metadata"
@@ -102,7 +102,7 @@ RETRIEVE: dict[str, tuple[dict[str, Any], str]] = {
     "unknown argument": (
         {"limit": 5},
         "limit: is not an argument of retrieve; its arguments are "
-        "query, k, namespace, outcome, tags, since, until, max_tokens, detail, cursor",
+        "query, k, namespace, outcome, tags, since, until, metadata, max_tokens, detail, cursor",
     ),
 }
 
@@ -113,6 +113,8 @@ COMPRESS_PROMPT: dict[str, tuple[dict[str, Any], str]] = {
     "long text": ({"text": "x" * (4 * MIB + 1)}, "text: must be at most 4,194,304 characters, not 4,194,305: shorten it"),
     "max_tokens 0": ({"max_tokens": 0}, "max_tokens: must be 1 to 10,000,000, not 0"),
     "max_tokens a text": ({"max_tokens": "few"}, "max_tokens: must be a whole number from 1 to 10,000,000, not 'few'"),
+    "keep_original 1": ({"keep_original": 1}, "keep_original: must be true or false, not 1"),
+    "keep_original 0.0": ({"keep_original": 0.0}, "keep_original: must be true or false, not 0.0"),
     "both budgets": ({"max_tokens": 5, "ratio": 0.5}, "max_tokens: give max_tokens or ratio, not both"),
     "ratio 0": ({"ratio": 0}, "ratio: must be a number above 0 up to 1, not 0"),
     "ratio above 1": ({"ratio": 1.1}, "ratio: must be a number above 0 up to 1, not 1.1"),
@@ -184,7 +186,7 @@ def test_a_cursor_of_another_query_is_refused(talk: Talk, namespace: str) -> Non
         talk.call("add_trace", task=f"Count the wombats, day {number}", namespace=namespace)
     cursor = talk.call("retrieve", query="wombats", k=1, namespace=namespace)["next_cursor"]
     refusal = talk.refusal("retrieve", query="ibexes", k=1, namespace=namespace, cursor=cursor)
-    assert refusal == "cursor: belongs to another query: send it with the same query, namespace, outcome, tags, since and until"
+    assert refusal == "cursor: belongs to another query: send it with the same query, namespace, outcome, tags, since, until and metadata"
 
 
 def test_a_keep_that_does_not_fit_is_refused(talk: Talk) -> None:
@@ -217,32 +219,27 @@ def test_an_unknown_namespace_is_an_empty_answer_that_lists_the_known_ones(talk:
 )
 def test_a_message_that_cannot_be_taken_is_answered_at_its_id(words_home: Home, rest: bytes, code: int) -> None:
     """A client waits for the answer to its call; the next call is served as if nothing had been."""
-    with Wire(words_home).greeted() as wire:
-        before = wire.call("stats", section="store")["store"]["traces"]
-        wire.send(b'{"jsonrpc":"2.0","id":41' + rest + b"}")
-        answer = wire.receive()
-        assert answer is not None
-        assert (answer["id"], answer["error"]["code"]) == (41, code)
-        assert wire.call("stats", section="store")["store"]["traces"] == before
+    with Client(words_home).greet() as client:
+        before = client.call("stats", section="store")["store"]["traces"]
+        client.send(b'{"jsonrpc":"2.0","id":41' + rest + b"}\n")
+        assert client.answer(41)["error"]["code"] == code
+        assert client.call("stats", section="store")["store"]["traces"] == before
 
 
 def test_the_answer_to_half_a_character_says_so(words_home: Home) -> None:
     """Half an emoji comes of cutting a text by UTF-16 units: the message names what to look for."""
-    with Wire(words_home).greeted() as wire:
+    with Client(words_home).greet() as client:
         for text in ("a \ud83d", "\udc00 a"):
-            answer = wire.request("tools/call", {"name": "add_trace", "arguments": {"task": text}})
-            assert "surrogate" in answer["error"]["message"]
+            assert "surrogate" in client.answer(client.begin_call("add_trace", task=text))["error"]["message"]
 
 
 @pytest.mark.parametrize("line", [b"no JSON", b"{", b'"\xff"', b"[" * 10_000], ids=["words", "half", "no UTF-8", "depth"])
 def test_a_line_that_is_no_json_is_answered_and_the_next_one_served(words_home: Home, line: bytes) -> None:
     """One bad line must not end the session."""
-    with Wire(words_home).greeted() as wire:
-        wire.send(line)
-        answer = wire.receive()
-        assert answer is not None
-        assert (answer["id"], answer["error"]["code"]) == (None, PARSE_ERROR)
-        assert wire.call("stats", section="store")
+    with Client(words_home).greet() as client:
+        client.send(line + b"\n")
+        assert client.answer(None)["error"]["code"] == PARSE_ERROR
+        assert client.call("stats", section="store")
 
 
 def test_an_unknown_tool_is_told(either: Talk) -> None:

@@ -57,24 +57,49 @@ def test_k_is_the_most_that_comes(talk: Talk, zoo: str) -> None:
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        ({"outcome": "success"}, {"wombat-1"}),
-        ({"outcome": ["failure", "partial"]}, {"wombat-2", "wombat-3"}),
-        ({"outcome": "unknown"}, {"wombat-4"}),
-        ({"tags": ["zoo"]}, {"wombat-1", "wombat-2", "wombat-3"}),
-        ({"tags": ["zoo", "night"]}, {"wombat-2"}),
-        ({"tags": ["night", "art"]}, set()),
-        ({"since": "2026-03-01"}, {"wombat-3", "wombat-4"}),
-        ({"until": "2026-02-01T00:00:00Z"}, {"wombat-1", "wombat-2"}),
-        ({"since": "2026-02-01T00:00:00Z", "until": "2026-03-01T00:00:00Z"}, {"wombat-2", "wombat-3"}),
-        ({"since": "2026-04-01T10:00:00Z"}, {"wombat-4"}),
-        ({"since": "2026-04-01T10:00:00.001Z"}, set()),
-        ({"outcome": "success", "tags": ["food"], "until": "2026-01-01"}, {"wombat-1"}),
+        ({"outcome": "success"}, ["wombat-1"]),
+        ({"outcome": ["failure", "partial"]}, ["wombat-2", "wombat-3"]),
+        ({"outcome": "unknown"}, ["wombat-4"]),
+        ({"tags": ["zoo"]}, ["wombat-1", "wombat-2", "wombat-3"]),
+        ({"tags": ["zoo", "night"]}, ["wombat-2"]),
+        ({"tags": ["night", "art"]}, []),
+        ({"since": "2026-03-01"}, ["wombat-3", "wombat-4"]),
+        ({"until": "2026-02-01T00:00:00Z"}, ["wombat-1", "wombat-2"]),
+        ({"since": "2026-02-01T00:00:00Z", "until": "2026-03-01T00:00:00Z"}, ["wombat-2", "wombat-3"]),
+        ({"since": "2026-04-01T10:00:00Z"}, ["wombat-4"]),
+        ({"since": "2026-04-01T10:00:00.001Z"}, []),
+        ({"outcome": "success", "tags": ["food"], "until": "2026-01-01"}, ["wombat-1"]),
     ],
     ids=str,
 )
-def test_a_filter_lets_through_what_it_says(talk: Talk, zoo: str, filters: dict[str, Any], expected: set[str]) -> None:
+def test_a_filter_lets_through_what_it_says(talk: Talk, zoo: str, filters: dict[str, Any], expected: list[str]) -> None:
     """One outcome of several, all of the tags, from and to a moment, both inclusive; filters are all to be met."""
-    assert set(talk.found(query="wombat", namespace=zoo, **filters)) == expected
+    assert sorted(talk.found(query="wombat", namespace=zoo, **filters)) == expected
+
+
+def test_of_near_equal_memories_one_comes_and_names_the_others(either: Talk) -> None:
+    """They take no room from others, and are still there to be read; a failure comes as a warning."""
+    space = "near-equal"
+    for name, outcome in (("a", "success"), ("b", "success"), ("c", "success"), ("warning", "failure"), ("else", "success")):
+        task = "Build the hammock" if name == "else" else "Build the bookshelf" + "!" * (name == "b")
+        either.call("add_trace", trace_id=name, namespace=space, task=task, outcome=outcome)
+    result = either.result("retrieve", query="build the bookshelf", namespace=space, k=3)
+    assert result.structured_content is not None
+    found = {memory["trace_id"]: memory.get("near_equal") for memory in result.structured_content["results"]}
+    (best,) = {"a", "b", "c"} & found.keys()
+    assert sorted([best, *(found[best] or [])]) == ["a", "b", "c"]
+    assert {name: others for name, others in found.items() if name != best} == {"warning": None, "else": None}
+    assert "Warning, this failed: Build the bookshelf" in text_of(result)
+    assert 'near_equal="2 more"' in text_of(result)
+
+
+def test_a_date_in_the_question_prefers_what_happened_then(either: Talk) -> None:
+    """Of memories that fit equally well, though no text of theirs says when it was."""
+    for month in range(1, 7):
+        trace = {"task": f"Rotate the keys of gateway {month}", "occurred_at": f"2026-{month:02}-10T09:00:00Z"}
+        either.call("add_trace", trace_id=f"month-{month}", namespace="dated", **trace)
+    assert either.found(query="rotate the keys of a gateway in April 2026", namespace="dated", k=1) == ["month-4"]
+    assert either.found(query="what was rotated on 2026-02-10", namespace="dated", k=1) == ["month-2"]
 
 
 def test_several_queries_are_answered_together(either: Talk, zoo: str) -> None:

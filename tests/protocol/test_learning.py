@@ -36,7 +36,8 @@ def test_an_agent_logs_completes_recalls_and_rates(either: Talk) -> None:
     assert set(done) == {"trace_id", "reward", "reward_parts", "reflection", "lessons", "patterns"}
     assert "do `pip install x` and repeat it" in done["lessons"][0]
     found = either.call("retrieve", query="the tests of the ledger do not pass", k=50)
-    (memory,) = [m for m in found["results"] if m["trace_id"] == episode_id]
+    # The same was learned in the other era: of the two one is shown.
+    (memory,) = [m for m in found["results"] if episode_id in (m["trace_id"], *m.get("near_equal", ()))]
     assert any("pip install x" in lesson for lesson in memory["lessons"])
     assert either.call("feedback", trace_ids=[episode_id], helpful=True, note="saved an hour") == {"updated": 1}
 
@@ -135,5 +136,7 @@ def test_instructions_and_prompts_teach_the_loop_in_few_words(talk: Talk) -> Non
     """What every conversation pays for."""
     reflect = talk.prompt("reflect")
     assert {"complete_episode", "add_trace", "feedback"} <= {word.strip(".,:;") for word in reflect.split()}
-    assert tokens_in(talk, INSTRUCTIONS) + tokens_in(talk, reflect) < 350
-    assert tokens_in(talk, INSTRUCTIONS) < 300
+    task = "quagga"
+    own_words = talk.prompt("recall", task=task).replace(text_of(talk.result("retrieve", query=task)), "").replace(task, "")
+    assert len(own_words) < 200
+    assert tokens_in(talk, INSTRUCTIONS) + tokens_in(talk, reflect) + tokens_in(talk, own_words) < 300

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from clients import Client
 from homes import Home
 from mcp.types import Tool
 from talk import Talk
-from wire import Wire
 
 TITLES = {
     "add_trace": "Remember a task",
@@ -83,12 +83,12 @@ def test_annotations_tell_what_a_tool_does_to_the_memory(either: Talk) -> None:
     for name, tool in tools_of(either).items():
         annotations = tool.annotations
         assert annotations is not None
-        assert annotations.read_only_hint is (name not in WRITING)
+        # Silence says what the protocol takes for granted: it writes, it destroys, twice is not as good as once, it reaches out.
+        assert (annotations.read_only_hint is True) is (name not in WRITING)
         assert annotations.open_world_hint is False
-        # The other two hints mean something only for what writes; a client takes silence for "destructive".
         if name in WRITING:
-            assert annotations.destructive_hint is (name == "forget")
-            assert annotations.idempotent_hint is WRITING[name]
+            assert (annotations.destructive_hint is not False) is (name == "forget")
+            assert (annotations.idempotent_hint is True) is WRITING[name]
 
 
 def test_every_tool_has_a_description_and_both_schemas(either: Talk) -> None:
@@ -98,6 +98,13 @@ def test_every_tool_has_a_description_and_both_schemas(either: Talk) -> None:
         assert tool.input_schema["type"] == "object"
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"
+
+
+def test_every_list_says_what_is_in_it(either: Talk) -> None:
+    """There are clients that refuse a tool whose lists do not."""
+    arrays = [one for tool in tools_of(either).values() for one in schemas(tool.input_schema) if one.get("type") == "array"]
+    assert arrays
+    assert all("items" in array for array in arrays)
 
 
 def test_the_schemas_say_nothing_that_only_costs_tokens(either: Talk) -> None:
@@ -135,8 +142,8 @@ def test_only_what_is_needed_is_required(talk: Talk, tool: str) -> None:
 
 def test_the_list_of_tools_is_small(words_home: Home) -> None:
     """A client sends it to the model in every conversation."""
-    with Wire(words_home).greeted() as wire:
-        result = wire.request("tools/list")["result"]
+    with Client(words_home).greet() as client:
+        result = client.request("tools/list")
         assert len(json.dumps(result, separators=(",", ":"))) < TOOLS_LIST_BYTES
 
 

@@ -8,13 +8,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from clients import HELLO, Client
 from homes import Home, home
 from mcp.shared.exceptions import MCPError
 from talk import ERAS, Connect, Era
-from wire import CLIENT, Wire
 
 TRACES = 60
 KILLED_AFTER = 20
@@ -44,47 +43,40 @@ def living_home(tmp_path: Path) -> Iterator[Home]:
 
 def test_the_end_of_input_ends_the_server_with_status_0(words_home: Home) -> None:
     """A client that leaves leaves no process behind."""
-    with Wire(words_home).greeted() as wire:
-        assert wire.close() == 0
-        assert wire.receive() is None
-        assert wire.garbage == []
+    with Client(words_home).greet() as client:
+        said = len(client.messages)
+        assert client.close() == 0
+        assert client.messages[said:] == []
 
 
 def test_the_end_of_input_before_any_message_ends_the_server_with_status_0(words_home: Home) -> None:
     """A client may change its mind."""
-    with Wire(words_home) as wire:
-        assert wire.close() == 0
-        assert wire.receive() is None
+    with Client(words_home) as client:
+        assert client.close() == 0
+        assert client.messages == []
 
 
 def test_calls_in_flight_are_answered_although_the_input_has_ended(words_home: Home, namespace: str) -> None:
     """A script that pipes its calls in and reads what comes out gets all answers."""
-    with Wire(words_home).greeted() as wire:
-        ids = [
-            wire.begin("tools/call", {"name": "add_trace", "arguments": {"task": f"Piped {n}", "namespace": namespace}}) for n in range(20)
-        ]
-        assert wire.close() == 0
-        answers: dict[Any, dict[str, Any]] = {}
-        while (message := wire.receive()) is not None:
-            answers[message["id"]] = message
-        assert answers.keys() == set(ids)
-        assert all(answer["result"]["structuredContent"]["status"] == "created" for answer in answers.values())
+    with Client(words_home).greet() as client:
+        ids = [client.begin_call("add_trace", task=f"Piped {n}", namespace=namespace) for n in range(20)]
+        assert client.close() == 0
+        assert all(client.result(number)["structuredContent"]["status"] == "created" for number in ids)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM that a process could answer")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_server_with_status_0(words_home: Home, number: signal.Signals) -> None:
     """Clients end their servers with it; it is no failure."""
-    with Wire(words_home).greeted() as wire:
-        wire.process.send_signal(number)
-        assert wire.wait() == 0
-        assert wire.garbage == []
+    with Client(words_home).greet() as client:
+        client.process.send_signal(number)
+        assert client.wait() == 0
 
 
 def test_many_clients_share_one_engine_and_see_each_others_traces(words_home: Home, namespace: str) -> None:
     """What one stores the others find as soon as it is acknowledged and indexed."""
-    with Wire(words_home).greeted() as first, Wire(words_home).greeted() as second:
-        assert len({wire.call("stats", section="engine")["engine"]["pid"] for wire in (first, second)}) == 1
+    with Client(words_home).greet() as first, Client(words_home).greet() as second:
+        assert len({client.call("stats", section="engine")["engine"]["pid"] for client in (first, second)}) == 1
         first.call("add_trace", task="Shared with others", namespace=namespace, trace_id=namespace)
         # The search waits for the caller's own writes only; after one it is indexed for all.
         first.call("retrieve", query="shared", namespace=namespace)
@@ -128,54 +120,46 @@ def test_a_clients_wrong_setting_is_told_in_the_answer_and_on_standard_error(
     words_home: Home, variables: dict[str, str], message: str
 ) -> None:
     """The client shows one of the two to the person who wrote it."""
-    with Wire(words_home, **variables) as wire:
+    with Client(words_home, **variables) as client:
         # What is known of the engine is answered before the setting is seen: then it is told at the first call.
-        answer = wire.request("initialize", CLIENT)
+        answer = client.answer(client.begin("initialize", HELLO))
         if "error" not in answer:
-            answer = wire.request("tools/call", {"name": "stats", "arguments": {}})
+            answer = client.answer(client.begin_call("stats"))
         assert message in answer["error"]["message"]
-        assert wire.close() == 0
-        assert message in wire.errors.decode()
-        assert "Traceback" not in wire.errors.decode()
+        assert client.close() == 0
+        assert message in client.errors.decode()
+        assert "Traceback" not in client.errors.decode()
 
 
 def test_a_data_directory_that_cannot_be_is_told_in_the_answer_and_on_standard_error(tmp_path: Path) -> None:
     """A file in its place; the client's log says what to do."""
     (tmp_path / "data").write_text("a file", encoding="utf-8")
-    with home(tmp_path) as at, Wire(at) as wire:
-        answer = wire.request("initialize", CLIENT)
+    with home(tmp_path) as at, Client(at) as client:
+        answer = client.answer(client.begin("initialize", HELLO))
         assert "set TRACEBANK_DATA_DIR to a directory that can" in answer["error"]["message"]
-        assert wire.close() == 0
-        assert "set TRACEBANK_DATA_DIR" in wire.errors.decode()
-        assert "Traceback" not in wire.errors.decode()
+        assert client.close() == 0
+        assert "set TRACEBANK_DATA_DIR" in client.errors.decode()
+        assert "Traceback" not in client.errors.decode()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 def test_every_acknowledged_trace_outlives_a_kill(living_home: Home) -> None:
     """Killed among writes: whoever was answered finds the trace; whoever was not is told, and nobody hangs."""
-    with Wire(living_home).greeted() as wire:
+    with Client(living_home).greet() as client:
         pid = engine_pid(living_home)
-        ids = {
-            wire.begin("tools/call", {"name": "add_trace", "arguments": {"task": f"Outlive number {n}", "trace_id": f"t{n}"}}): f"t{n}"
-            for n in range(TRACES)
-        }
-        acknowledged: set[str] = set()
-        refused = 0
-        while len(acknowledged) + refused < TRACES:
-            answer = wire.receive()
-            assert answer is not None
-            if "error" in answer:
-                assert answer["error"]["data"]["retry"] is True, answer
-                refused += 1
-            else:
-                acknowledged.add(ids[answer["id"]])
-            if len(acknowledged) == KILLED_AFTER and not refused:
-                os.kill(pid, signal.SIGKILL)
+        greeted = len(client.messages)
+        ids = {client.begin_call("add_trace", task=f"Outlive number {n}", trace_id=f"t{n}"): f"t{n}" for n in range(TRACES)}
+        client.wait_for(greeted + KILLED_AFTER)
+        os.kill(pid, signal.SIGKILL)
+        answers = {name: client.answer(number) for number, name in ids.items()}
+        refused = [answer["error"] for answer in answers.values() if "error" in answer]
+        assert all(error["data"]["retry"] is True for error in refused)
+        acknowledged = {name for name, answer in answers.items() if "result" in answer}
         assert len(acknowledged) >= KILLED_AFTER
         # The same client goes on, with another engine.
-        assert wire.insist("add_trace", task="After the kill", trace_id="after")["trace_id"] == "after"
+        assert client.call_again("add_trace", task="After the kill", trace_id="after")["trace_id"] == "after"
         assert engine_pid(living_home) != pid
-        assert wire.close() == 0
+        assert client.close() == 0
     # What was not answered may have been stored or not.
     kept = exported(living_home)
     assert kept >= acknowledged | {"after"}
@@ -202,22 +186,22 @@ def test_a_client_of_either_era_goes_on_after_its_engine_was_killed(connect: Con
 
 def test_stop_ends_the_engine_and_the_next_call_starts_another(living_home: Home) -> None:
     """A client does not notice, but for the process."""
-    with Wire(living_home).greeted() as wire:
-        wire.call("add_trace", task="Before the stop", trace_id="before")
+    with Client(living_home).greet() as client:
+        client.call("add_trace", task="Before the stop", trace_id="before")
         # Who comes after the stop waits for its own writes only.
-        wire.call("retrieve", query="the stop")
+        client.call("retrieve", query="the stop")
         pid = engine_pid(living_home)
         stopped = living_home.run("stop")
         assert (stopped.code, stopped.errors.strip()) == (0, f"stopped process {pid}")
         assert not json.loads(living_home.run("status", "--json").out)["running"]
-        found = wire.insist("retrieve", query="the stop")["results"]
+        found = client.call_again("retrieve", query="the stop")["results"]
         assert [memory["trace_id"] for memory in found] == ["before"]
         assert engine_pid(living_home) != pid
 
 
 def test_the_data_directory_is_for_its_owner_alone(words_home: Home) -> None:
     """Memories are private: nobody else may enter, nor read the socket."""
-    with Wire(words_home).greeted():
+    with Client(words_home).greet():
         assert words_home.data_dir.stat().st_mode & 0o077 == 0
         for socket in words_home.data_dir.glob("*.sock"):
             assert socket.stat().st_mode & 0o077 == 0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+from pathlib import Path
 
+import anyio
 import pytest
 from counting import tokens_in
+from homes import Home, home
 from mcp.shared.exceptions import MCPError
-from talk import Talk, text_of
+from talk import ERAS, Connect, Era, Talk, text_of
 
 PROSE = "\n\n".join(
     f"Paragraph {number}. The gannet dived {number} times, and the sea was {['calm', 'rough', 'grey'][number % 3]} that day. "
@@ -122,3 +128,95 @@ def test_a_part_that_is_not_there_is_told_with_the_parts_that_are(talk: Talk) ->
     for part in ("0", "9999", "x"):
         with pytest.raises(MCPError, match="its cuts are 1 to"):
             talk.read(f"prompt://{compressed['original_id']}/{part}")
+
+
+def test_a_prompt_that_is_kept_is_there_for_every_client(talks: dict[Era, Talk]) -> None:
+    """Whoever shortened it, in whichever era they speak."""
+    compressed = talks["legacy"].call("compress_prompt", text=PROSE, max_tokens=300, keep_original=True)
+    for talk in talks.values():
+        assert talk.read(f"prompt://{compressed['original_id']}") == PROSE
+        assert talk.read(f"prompt://{compressed['original_id']}/1") in PROSE
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
+@pytest.mark.parametrize("era", ERAS)
+def test_a_kept_prompt_outlives_a_kill(connect: Connect, own_home: Home, era: Era) -> None:
+    """It is on disk before the id is told."""
+    with connect(own_home, era) as talk:
+        compressed = talk.call("compress_prompt", text=PROSE, max_tokens=300, keep_original=True)
+        os.kill(json.loads(own_home.run("status", "--json").out)["pid"], signal.SIGKILL)
+        # Which of the two it is depends on when the front sees the death: the call is told to be repeated, or is repeated.
+        try:
+            found = talk.read(f"prompt://{compressed['original_id']}")
+        except MCPError:
+            found = talk.read(f"prompt://{compressed['original_id']}")
+        assert found == PROSE
+        assert talk.read(f"prompt://{compressed['original_id']}/2") in PROSE
+
+
+def test_kept_prompts_are_bounded_by_size_and_by_age(connect: Connect, tmp_path: Path) -> None:
+    """The least recently used goes first; the last one stays, whatever its size."""
+    size = {"TRACEBANK_COMPRESSION__ORIGINALS_BYTES": str(2 * len(PROSE))}
+    with home(tmp_path / "small", **size) as small, connect(small) as talk:
+        texts = [PROSE.replace("gannet", bird) for bird in ("heron", "egret", "stork")]
+        ids = [talk.call("compress_prompt", text=text, max_tokens=300, keep_original=True)["original_id"] for text in texts]
+        with pytest.raises(MCPError, match="old ones are let go"):
+            talk.read(f"prompt://{ids[0]}")
+        assert [talk.read(f"prompt://{i}") for i in ids[1:]] == texts[1:]
+    with home(tmp_path / "young", TRACEBANK_COMPRESSION__ORIGINALS_AGE_S="0.001") as young, connect(young) as talk:
+        first, second = (talk.call("compress_prompt", text=text, max_tokens=300, keep_original=True)["original_id"] for text in texts[:2])
+        assert talk.read(f"prompt://{second}") == texts[1]
+        with pytest.raises(MCPError, match="old ones are let go"):
+            talk.read(f"prompt://{first}")
+
+
+def test_a_marked_region_survives_or_the_call_says_what_it_needs(either: Talk) -> None:
+    """Byte for byte, as `keep` does."""
+    region = "<keep>\n  two  blanks\n\n\n\tand a tab </keep>"
+    assert region in either.call("compress_prompt", text=PROSE + region + PROSE, max_tokens=100)["text"]
+    refusal = either.refusal("compress_prompt", text=PROSE + region + PROSE, max_tokens=3)
+    assert refusal.startswith("keep: needs ")
+
+
+def test_a_long_text_tells_how_far_it_is_and_holds_up_nobody(talks: dict[Era, Talk]) -> None:
+    """What is told only grows, up to the whole, and another client is answered before the text is done."""
+    told: list[float] = []
+    answered: list[int] = []
+
+    async def both() -> None:
+        async with anyio.create_task_group() as tasks:
+            begun = anyio.Event()
+
+            async def hear(progress: float, total: float | None, message: str | None) -> None:
+                assert total == 1
+                assert message
+                told.append(progress)
+                begun.set()
+
+            async def shorten() -> None:
+                long = PROSE * 40
+                await talks["auto"].client.call_tool("compress_prompt", {"text": long, "max_tokens": 500}, progress_callback=hear)
+
+            tasks.start_soon(shorten)
+            await begun.wait()
+            result = await talks["legacy"].client.call_tool("stats", {"section": "tokens"})
+            assert not result.is_error
+            answered.append(len(told))
+
+    talks["auto"].ask(both)
+    assert told == sorted(told)
+    assert len(set(told)) > 5
+    assert answered[0] < len(told)
+
+
+def test_a_model_of_words_is_used_where_it_is_set(connect: Connect, tmp_path: Path, word_model: Path) -> None:
+    """And where there is none at that place, the error says what to set."""
+    with home(tmp_path / "with", TRACEBANK_COMPRESSION__TOKEN_MODEL=str(word_model)) as having, connect(having) as talk:
+        compressed = talk.call("compress_prompt", text=PROSE, max_tokens=500, keep=["Paragraph 30."], query="How calm was the sea?")
+        assert [step["name"] for step in compressed["steps"]][-1] == "llmlingua"
+        assert "Paragraph 30." in compressed["text"]
+        assert compressed["tokens"] <= 500
+    with home(tmp_path / "without", TRACEBANK_COMPRESSION__TOKEN_MODEL=str(tmp_path / "nowhere")) as lacking, connect(lacking) as talk:
+        refusal = talk.refusal("compress_prompt", text=PROSE, max_tokens=500)
+        assert refusal.startswith("compression.token_model: ")
+        assert "set it to the directory of one, or to nothing to do without" in refusal

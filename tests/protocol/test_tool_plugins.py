@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from clients import Client, RefusedError
 from homes import Home, home
 from talk import ERAS, Connect, Era, text_of
-from wire import Wire
 
 TALKING = """
 import logging
@@ -156,27 +156,27 @@ def test_a_tool_that_fails_is_an_error_and_the_server_goes_on(connect: Connect, 
 
 def test_a_tool_that_tries_to_end_the_process_ends_nothing(plugged_home: Home) -> None:
     """One client's call must not be another's end."""
-    with Wire(plugged_home).greeted() as wire:
-        pid = wire.call("stats", section="engine")["engine"]["pid"]
-        answer = wire.request("tools/call", {"name": "leave", "arguments": {}})
-        assert "error" in answer or answer["result"]["isError"]
-        assert wire.call("stats", section="engine")["engine"]["pid"] == pid
+    with Client(plugged_home).greet() as client:
+        pid = client.call("stats", section="engine")["engine"]["pid"]
+        with pytest.raises(RefusedError):
+            client.call("leave")
+        assert client.call("stats", section="engine")["engine"]["pid"] == pid
 
 
 @pytest.mark.parametrize("engine", ["shared", "in-process"])
 @pytest.mark.parametrize("entry", ["parrot:ECHO", "loud:ECHO"], ids=["when called", "at import"])
 def test_no_print_and_no_log_line_reaches_the_client(tmp_path: Path, entry: str, engine: str) -> None:
     """Every line is JSON, with the log at debug and a plug-in that writes to standard output in every way there is."""
-    with plugged(tmp_path, {"echo": entry}) as at, Wire(at, TRACEBANK_ENGINE=engine).greeted() as wire:
-        assert wire.call("echo", words="ahoy") == {"echo": "ahoy", "namespace": "default"}
-        wire.call("add_trace", task="Be quiet")
-        wire.call("retrieve", query="quiet")
-        wire.request("resources/read", {"uri": "trace://nothing"})
-        assert wire.close() == 0
-        assert wire.garbage == []
+    with plugged(tmp_path, {"echo": entry}) as at, Client(at, TRACEBANK_ENGINE=engine).greet() as client:
+        assert client.call("echo", words="ahoy") == {"echo": "ahoy", "namespace": "default"}
+        client.call("add_trace", task="Be quiet")
+        client.call("retrieve", query="quiet")
+        assert "error" in client.answer(client.begin("resources/read", {"uri": "trace://nothing"}))
+        assert client.close() == 0
+        assert client.garbage == []
 
 
 def test_a_plug_in_that_ends_the_process_at_import_is_reported_like_any_other(tmp_path: Path) -> None:
     """Some scripts call sys.exit where they should not."""
-    with plugged(tmp_path, {"leaving": "leaving:TOOL"}) as at, Wire(at).greeted() as wire:
-        assert wire.call("stats", section="plugins")["plugins"]["broken"] == {"leaving:TOOL": "SystemExit: 3"}
+    with plugged(tmp_path, {"leaving": "leaving:TOOL"}) as at, Client(at).greet() as client:
+        assert client.call("stats", section="plugins")["plugins"]["broken"] == {"leaving:TOOL": "SystemExit: 3"}

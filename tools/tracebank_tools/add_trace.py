@@ -37,7 +37,7 @@ async def add_trace(
     occurred_at: Annotated[Any, argument("RFC 3339; default: now", type="string")] = None,
     metadata: Annotated[Any, argument("Flat", type="object")] = None,
 ) -> Annotated[CallToolResult, AddTraceResult]:
-    """Remember a finished or abandoned task with its outcome and lessons. Failures are worth recording too."""
+    """Remember a finished or abandoned task, failures too, with its outcome and lessons."""
     session = session_of(ctx)
     given = {
         "task": task, "content": content, "outcome": outcome, "lessons": lessons, "tags": tags, "namespace": namespace,

@@ -9,7 +9,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict
 
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
-from tracebank.reporting import SECTIONS, report
+from tracebank.reporting import report
 
 
 class StatsResult(BaseModel):
@@ -20,9 +20,9 @@ class StatsResult(BaseModel):
 
 async def stats(
     ctx: ToolContext,
-    section: Annotated[Any, argument(enum=["all", *SECTIONS])] = None,
+    section: Annotated[Any, argument("Such as advice, latencies, llm; default all", type="string")] = None,
 ) -> Annotated[CallToolResult, StatsResult]:
-    """State of the memory: counts, latencies, caches, and advice."""
+    """Counts, latencies, caches, and advice."""
     figures = await report(session_of(ctx).engine, "all" if section is None else section)
     return reply(StatsResult.model_validate(figures), "\n".join(_line(name, part) for name, part in figures.items()))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mcp.server.mcpserver import Context
@@ -23,7 +23,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, WithJsonSchema
 
-from tracebank.engine import Session
+from tracebank.engine import Engine, Session
 from tracebank.errors import TracebankError
 
 ENTRY_POINT_GROUP = "tracebank.tools"
@@ -32,18 +32,23 @@ ToolContext = Context[Session, Any]
 
 # What costs the agent tokens and tells it nothing: of an argument its title, of a result also what a program checks.
 _NOISE = frozenset({"title"})
-_OUTPUT_NOISE = frozenset({"title", "description", "required", "additionalProperties"})
+_OUTPUT_NOISE = frozenset({"title", "description", "required", "additionalProperties", "enum"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """A tool: an async function whose name, docstring and annotations the agent reads, and what kind of act it is."""
+    """A tool: an async function whose name, docstring and annotations the agent reads, and what kind of act it is.
+
+    `open_world`: it reaches out of this machine. `withheld` says why an engine does not offer it; "" where it does.
+    """
 
     run: Callable[..., Awaitable[CallToolResult]]
     title: str
     read_only: bool = False
     destructive: bool = False
     idempotent: bool = False
+    open_world: bool = False
+    withheld: Callable[[Engine], str] = field(default=lambda engine: "")
 
 
 def argument(description: str = "", **schema: Any) -> WithJsonSchema:
@@ -93,15 +98,20 @@ class EngineTool(Tool):
 
 def build(spec: ToolSpec) -> EngineTool:
     """Return the MCP tool of a spec, its schemas without what only costs tokens."""
-    # For a tool that only reads, the other two hints mean nothing.
-    acts = {} if spec.read_only else {"destructive_hint": spec.destructive, "idempotent_hint": spec.idempotent}
-    annotations = ToolAnnotations(read_only_hint=spec.read_only, open_world_hint=False, **acts)
+    annotations = ToolAnnotations(**_hints(spec))
     tool = EngineTool.from_function(spec.run, title=spec.title, description=_description(spec.run), annotations=annotations)
     assert isinstance(tool, EngineTool)
     tool.parameters = _compact(tool.parameters)
     if tool.fn_metadata.output_schema is not None:
-        tool.fn_metadata.output_schema = _compact(tool.fn_metadata.output_schema, drop=_OUTPUT_NOISE)
+        tool.fn_metadata.output_schema = _inlined(_compact(tool.fn_metadata.output_schema, drop=_OUTPUT_NOISE))
     return tool
+
+
+def _hints(spec: ToolSpec) -> dict[str, bool]:
+    """Return what has to be said of a tool: not what a client takes for granted, nor, of one that only reads, how it writes."""
+    writes = {} if spec.destructive else {"destructive_hint": False}
+    writes |= {"idempotent_hint": True} if spec.idempotent else {}
+    return ({"read_only_hint": True} if spec.read_only else writes) | ({} if spec.open_world else {"open_world_hint": False})
 
 
 def _description(function: Callable[..., Any]) -> str:
@@ -126,6 +136,33 @@ def _compact(schema: Any, *, drop: frozenset[str] = _NOISE, in_properties: bool 
             del kept["anyOf"]
             kept |= others[0]
     return kept
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return an output schema with what it defines put where it is used.
+
+    That the items of a list are strings, and that what has properties is an object, is left out: a reader sees it.
+    """
+    schema = dict(schema)
+    definitions = schema.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inline(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            used = inline(definitions[part["$ref"].rpartition("/")[2]])
+            return {key: value for key, value in used.items() if not (key == "type" and "properties" in used)}
+        strings = part.get("type") == "array" and part.get("items") == {"type": "string"}
+        return {key: inline(value) for key, value in part.items() if not (strings and key == "items")}
+
+    try:
+        inlined: dict[str, Any] = inline(schema)
+    except RecursionError:
+        # What is defined by itself has no end.
+        return {**schema, "$defs": definitions}
+    return inlined
 
 
 def _decoded(value: object, schema: Mapping[str, Any]) -> object:

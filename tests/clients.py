@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
-from places import COMMAND, WAIT_S, Place
+COMMAND = str(shutil.which("tracebank", path=str(Path(sys.executable).parent)))
+WAIT_S = 60.0
+"""How long a test waits for an answer that comes at once on a fast machine."""
 
 Era = Literal["legacy", "modern"]
 ERAS: tuple[Era, ...] = ("legacy", "modern")
+Result = TypeVar("Result")
 WHO = {"name": "test", "version": "1"}
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": WHO}
 ENVELOPE = {
@@ -21,6 +26,15 @@ ENVELOPE = {
     "io.modelcontextprotocol/clientInfo": WHO,
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+
+
+class Place(Protocol):
+    """Where a client starts its server: whatever has an environment for it."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """All variables of the process."""
+        ...
 
 
 class RefusedError(Exception):
@@ -95,11 +109,17 @@ class Client:
 
     def greet(self) -> Client:
         """Say what a client of this era says first. Returns the client."""
-        if self.era == "legacy":
-            self.request("initialize", HELLO)
-            self.notify("notifications/initialized")
-        else:
-            self.request("server/discover")
+        try:
+            if self.era == "legacy":
+                self.request("initialize", HELLO)
+                self.notify("notifications/initialized")
+            else:
+                self.request("server/discover")
+        except BaseException:
+            # `with Client(…).greet()` has not been entered yet.
+            self.process.kill()
+            self.wait()
+            raise
         return self
 
     # -- listening ----------------------------------------------------------------------------------------------
@@ -124,6 +144,12 @@ class Client:
                         return message
                 assert self._open, f"the front has closed its output: {self.errors.decode()}"
                 assert self._news.wait(WAIT_S), f"no answer; it said {self.messages[-3:]}"
+
+    def wait_for(self, count: int) -> None:
+        """Wait until the server has said so many messages in all."""
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.messages) >= count or not self._open, WAIT_S)
+        assert len(self.messages) >= count, f"the front has closed its output: {self.errors.decode()}"
 
     def result(self, call_id: int) -> dict[str, Any]:
         """Wait for the answer to a call, and return its result. Raises: RefusedError."""
@@ -150,12 +176,19 @@ class Client:
 
     def add_again(self, trace_id: str, **fields: Any) -> str:
         """The same, once more where the front asks for that. Raises: RefusedError."""
+        return self._again(lambda: self.add(trace_id, **fields))
+
+    def call_again(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool, and once more where the front asks for that. Raises: RefusedError."""
+        return self._again(lambda: self.call(tool, **arguments))
+
+    def _again(self, action: Callable[[], Result]) -> Result:
         try:
-            return self.add(trace_id, **fields)
+            return action()
         except RefusedError as error:
             if not error.retry:
                 raise
-            return self.add(trace_id, **fields)
+            return action()
 
     # -- leaving ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,76 @@
+"""The application, what makes a function one of its commands, and what commands share."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tracebank.errors import TracebankError
+
+app = typer.Typer(
+    help="A long-term reasoning memory for AI agents. Started by a client, with its standard input connected, it serves MCP over stdio.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# UTF-8 on every pipe, whatever the console thinks: what is piped is piped into another of these.
+for stream in (sys.stdin, sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; default: the setting.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.callback()
+def main(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where everything is kept; default: TRACEBANK_DATA_DIR, else the platform's place.")
+    ] = None,
+) -> None:
+    """Set what all commands share."""
+    if data_dir is not None:
+        os.environ["TRACEBANK_DATA_DIR"] = str(data_dir.absolute())
+
+
+def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
+    """Make an async function a command: its errors become one line, its number the exit status."""
+
+    @app.command(name=function.__name__.rstrip("_"))
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = asyncio.run(function(*args, **kwargs)) or 0
+            sys.stdout.flush()
+        except TracebankError as error:
+            print(f"tracebank: {error}", file=sys.stderr)
+            code = 1
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            code = 130
+        except BrokenPipeError:
+            # The reader of our output has left (`tracebank export | head`): that is no error of ours.
+            code = 0
+        except OSError as error:
+            # Most often the disk that our output goes to is full.
+            print(f"tracebank: {error}", file=sys.stderr)
+            code = 1
+        # The engine is closed; threads of libraries that are still loading a model must not keep the shell waiting.
+        os._exit(code)
+
+    return run
+
+
+def show_json(value: object) -> None:
+    """Print a value for programs."""
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,124 @@
+"""Traces in and out: import and export of JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tracebank import link
+from tracebank.cli.base import NamespaceOption, command, err
+from tracebank.cli.output import writing
+from tracebank.errors import EngineError
+from tracebank.remote import Call, engine, last
+
+Line = tuple[int, str]
+
+# What is sent at once; the engine stores it in one go.
+BATCH_LINES, BATCH_BYTES = 100, 8 * 1_048_576
+# A line goes to the engine in one message, with little around it.
+LINE_BYTES = link.MAX_LINE_BYTES - 1_048_576
+
+
+@command
+async def import_(
+    files: Annotated[list[str], typer.Argument(help="JSON Lines of traces; - for standard input.")], namespace: NamespaceOption = None
+) -> int:
+    """Import traces. Returns when all can be found; bad lines are reported with their number, the others go in."""
+    with ExitStack() as stack:
+        sources = [(name, _open(name, stack)) for name in files]
+        progress = stack.enter_context(_progress())
+        async with engine() as call:
+            reading = progress.add_task("stored", total=None)
+            stored, failed = 0, 0
+            for name, lines in sources:
+                for batch, too_long in _batches(lines):
+                    result = await last(call("import", lines=batch, namespace=namespace))
+                    errors = sorted((*result["errors"], *too_long), key=lambda error: error[0])
+                    stored += result["stored"]
+                    failed += len(errors)
+                    progress.update(reading, completed=stored)
+                    for number, problem in errors:
+                        print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
+            progress.update(reading, total=stored)
+            indexed = await _follow_indexing(call, progress)
+    note = "" if indexed.get("meaning", True) else f" (by words alone: {indexed['note']})"
+    err.print(f"{stored} traces imported and searchable{note}" + (f"; {failed} lines were not" if failed else ""), highlight=False)
+    return 1 if failed else 0
+
+
+def _open(name: str, stack: ExitStack) -> Iterator[Line]:
+    try:
+        file: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 - the stack closes it
+    except OSError as error:
+        raise EngineError(f"{name} cannot be read: {error.strerror}") from error
+    stack.enter_context(file)
+    return _lines(file)
+
+
+def _lines(file: BinaryIO) -> Iterator[Line]:
+    """Yield the lines that are not blank, with their numbers; of one that is too long no more than shows that."""
+    number = 0
+    while line := file.readline(LINE_BYTES + 1):
+        number += 1
+        # Bytes that are no UTF-8 must not end the import: they become lone surrogates, which the line's check reports.
+        text = line.decode("utf-8", "surrogateescape")
+        if len(line) > LINE_BYTES:
+            yield number, text
+            while len(line) > LINE_BYTES and not line.endswith(b"\n"):
+                line = file.readline(LINE_BYTES + 1)
+        elif text := text.strip():
+            yield number, text
+
+
+def _batches(lines: Iterator[Line]) -> Iterator[tuple[list[Line], list[Line]]]:
+    """Yield lines to be sent together, and the numbers and problems of those between them that are too long to be sent."""
+    batch: list[Line] = []
+    too_long: list[Line] = []
+    room = BATCH_BYTES
+    for number, line in lines:
+        size = len(json.dumps(line))
+        if size > LINE_BYTES:
+            too_long.append((number, f"line: must be at most {LINE_BYTES:,} bytes, its escapes included: split this trace into several"))
+            continue
+        if batch and (size > room or len(batch) == BATCH_LINES):
+            yield batch, too_long
+            batch, too_long, room = [], [], BATCH_BYTES
+        batch.append((number, line))
+        room -= size
+    if batch or too_long:
+        yield batch, too_long
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err, transient=True)
+
+
+async def _follow_indexing(call: Call, progress: Progress) -> dict[str, Any]:
+    bar = None
+    async for event in call("wait_indexed"):
+        if event["pending"] or event.get("loading"):
+            bar = progress.add_task("indexed", total=event["pending"]) if bar is None else bar
+            total = progress.tasks[bar].total or 0
+            progress.update(bar, completed=max(0, total - event["pending"]))
+        else:
+            return event
+    return {}
+
+
+@command
+async def export(
+    namespace: NamespaceOption = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; default: standard output.")] = None,
+) -> None:
+    """Export every trace as JSON Lines, in the form that import takes."""
+    async with engine() as call:
+        with writing(output) as file:
+            async for event in call("export", namespace=namespace):
+                file.writelines(json.dumps(trace, ensure_ascii=False) + "\n" for trace in event["traces"])

@@ -1,0 +1,85 @@
+"""Storing traces: cut into chunks by the model's tokens, and committed with what belongs to them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+
+from anyio import to_thread
+
+from tracebank.chunking import Chunk, TokenSpans, chunks_of
+from tracebank.lasting import Lasting
+from tracebank.records import Trace
+from tracebank.settings import IndexSettings
+from tracebank.store import Added, Store, outbox, traces
+from tracebank.tokens import Tokenizer
+
+# Below this a text is chunked and counted on the event loop: a thread would cost more.
+SMALL_CHARS = 20_000
+
+# Writes more with a trace that is stored, in the same transaction.
+Also = Callable[[sqlite3.Connection, Added], None]
+
+
+class Intake:
+    """Stores checked traces. `stored(traces)` is called after each commit. It belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token_spans: TokenSpans,
+        tokenizer: Callable[[], Awaitable[Tokenizer]],
+        settings: IndexSettings,
+        now_ms: Callable[[], int],
+        stored: Callable[[Sequence[Trace]], Awaitable[None]],
+    ) -> None:
+        self._store, self._token_spans, self._tokenizer, self._settings = store, token_spans, tokenizer, settings
+        self._now_ms, self._stored = now_ms, stored
+        self._storing = Lasting()
+
+    async def close(self) -> None:
+        """Wait until all that was begun is stored."""
+        await self._storing.settled()
+
+    async def add(self, trace: Trace) -> tuple[Added, int]:
+        """Store a trace. Returns what was done, and how many tokens it has. Raises: StoreError."""
+        tokenizer, text = await self._tokenizer(), trace.text
+
+        def cut() -> tuple[list[Chunk], int]:
+            return self._chunks(trace), tokenizer.count(text)
+
+        chunks, tokens = cut() if len(text) < SMALL_CHARS else await to_thread.run_sync(cut)
+        (added,) = await self._put([(trace, chunks)], outbox.INTERACTIVE)
+        return added, tokens
+
+    async def add_many(self, items: Sequence[Trace]) -> list[Added]:
+        """Store traces in one commit, to be indexed behind what somebody waits for. Raises: StoreError."""
+        return await self._put(await to_thread.run_sync(lambda: [(trace, self._chunks(trace)) for trace in items]), outbox.BULK)
+
+    async def keep(self, trace: Trace, also: Also) -> Added:
+        """Store a trace of our own making, and what belongs to it. Raises: StoreError."""
+        chunks = self._chunks(trace) if len(trace.text) < SMALL_CHARS else await to_thread.run_sync(self._chunks, trace)
+        (added,) = await self._put([(trace, chunks)], outbox.INTERACTIVE, also)
+        return added
+
+    async def _put(self, items: Sequence[tuple[Trace, Sequence[Chunk]]], priority: int, also: Also = lambda db, added: None) -> list[Added]:
+        # Whoever gives up waiting does not undo it: what is committed has to be indexed, and known to everybody.
+        return await self._storing.run(self._stored_whole(items, priority, also))
+
+    async def _stored_whole(self, items: Sequence[tuple[Trace, Sequence[Chunk]]], priority: int, also: Also) -> list[Added]:
+        now_ms = self._now_ms()
+
+        def write(db: sqlite3.Connection) -> list[Added]:
+            added = [traces.upsert(db, trace, chunks, now_ms=now_ms, priority=priority) for trace, chunks in items]
+            for one in added:
+                also(db, one)
+            return added
+
+        added = await self._store.write(write)
+        await self._stored([trace for trace, _ in items])
+        return added
+
+    def _chunks(self, trace: Trace) -> list[Chunk]:
+        settings = self._settings
+        return chunks_of(trace, self._token_spans, tokens=settings.chunk_tokens, overlap_tokens=settings.chunk_overlap_tokens)
