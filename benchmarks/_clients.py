@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tracebank import link
 
@@ -63,18 +63,23 @@ class Session:
 class StdioSession(Session):
     """A client with a server of its own at the end of its pipes. `initialize_ms` counts from the start of the process."""
 
-    def __init__(self, environment: dict[str, str], command: Sequence[str] = (COMMAND,)) -> None:
+    def __init__(
+        self, environment: dict[str, str], command: Sequence[str] = (COMMAND,), stderr: int | IO[bytes] = subprocess.DEVNULL
+    ) -> None:
         started = time.perf_counter()
         # Buffered: without, a line is read byte by byte, which takes longer than the call.
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert self.process.stdout is not None
-        super().__init__(self._write, self.process.stdout.readline)
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+        super().__init__(self._write, self._read)
         self.initialize_ms = (time.perf_counter() - started) * 1e3
 
     def _write(self, line: bytes) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line)
         self.process.stdin.flush()
+
+    def _read(self) -> bytes:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
 
     def close(self) -> int:
         """End the server's input and return its exit status."""

@@ -1,6 +1,6 @@
 """Episodes: what logging a step costs, how many commits it takes, what a kill -9 loses, how long a completion takes.
 
-    .venv/bin/python benchmarks/episodes_bench.py [commits latency kill completion] > figures.jsonl
+    .venv/bin/python benchmarks/episodes_bench.py [commits latency kill completion model] > figures.jsonl
 
 Each part has a data directory of its own and prints one JSON line to standard output, and a row for people to standard
 error. Linux only (it kills the engine by its process id).
@@ -9,18 +9,30 @@ error. Linux only (it kills the engine by its process id).
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from _clients import RefusedError, Session, StdioSession, direct, engine_pid, environment, run, spread, timed_ms, wait_until_warm
+
+from tracebank.engine import Engine
+from tracebank.settings import load_settings
+from tracebank.store import outbox
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "llm"))
+from provider import Call, Reply, serving
 
 Figures = dict[str, Any]
 CLIENTS, STEPS_PER_S, KILLS = 8, 100, 5
@@ -153,7 +165,83 @@ def completion(home: str) -> Figures:
     return {"complete_episode_ms": spread(took), "parts_p50_ms": parts}
 
 
-PARTS = {"commits": commits, "latency": latency, "kill": kill, "completion": completion}
+async def _with_a_model(home: str) -> Figures:
+    lessons = json.dumps({"lessons": [{"title": "Check", "description": "for depots", "content": "Run every check before the report."}]})
+
+    def answer(call: Call) -> Reply:
+        return Reply(lessons if "response_format" in call.body else "Every check of the depot was run.")
+
+    total, alone, parts = [], [], list[dict[str, float]]()
+    # In a thread of its own: the provider's work is not the engine's.
+    with _provider(answer) as base_url:
+        settings = load_settings(Path(home), llm={"providers": [{"model": "tiny", "base_url": base_url}], "daily_tokens": 10**12})
+        async with Engine.open(settings) as engine:
+            await engine.warm.wait()
+            session = engine.session()
+            judge = engine.learner.episodes._judge
+            for round_ in range(21):
+                task, taken = f"Check the {('east', 'west', 'north', 'south')[round_ % 4]} depot, round {round_}", dict[str, float]()
+                logged = await engine.log_steps({"task": task, "steps": [step(number) for number in range(50)]}, session)
+                judge._part = partial(_timed_part, taken)  # type: ignore[method-assign]
+                began = time.perf_counter()
+                await engine.complete_episode({"episode_id": logged.episode_id, "outcome": "success"}, session)
+                took = (time.perf_counter() - began) * 1e3
+                # An episode lasts longer than it takes to index the one before.
+                await engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=60.0)
+                # The same parts, one after the other: each waits for the one before.
+                turn, in_turn = asyncio.Lock(), dict[str, float]()
+                judge._part = partial(_timed_part, in_turn, turn=turn)  # type: ignore[method-assign]
+                again = await engine.log_steps({"task": task, "steps": [step(number) for number in range(50)]}, session)
+                began = time.perf_counter()
+                await engine.complete_episode({"episode_id": again.episode_id, "outcome": "success"}, session)
+                took_in_turn = (time.perf_counter() - began) * 1e3
+                await engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=60.0)
+                if round_:  # the first pays for imports and the connection
+                    total.append(took)
+                    parts.append(taken)
+                    alone.append(took_in_turn)
+    slowest = [max(one.values()) for one in parts]
+    ratios = [whole / most for whole, most in zip(total, slowest, strict=True)]
+    return {
+        "complete_episode_ms": spread(total),
+        "slowest_part_ms": spread(slowest),
+        "total_to_slowest": round(statistics.median(ratios), 2),
+        "in_sequence_ms": spread(alone),
+        "times_faster": round(statistics.median(alone) / statistics.median(total), 2),
+    }
+
+
+async def _timed_part(
+    taken: dict[str, float], name: str, work: Awaitable[Any], fallback: Any, problems: dict[str, str], turn: asyncio.Lock | None = None
+) -> Any:
+    async with turn or contextlib.nullcontext():
+        began = time.perf_counter()
+        result = await work
+        taken[name] = (time.perf_counter() - began) * 1e3
+        return result
+
+
+@contextlib.contextmanager
+def _provider(answer: Callable[[Call], Reply], latency_s: float = 0.2) -> Iterator[str]:
+    """Serve a language model from a thread; yields its address."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    served = serving(answer=answer, latency_s=latency_s)
+    try:
+        yield asyncio.run_coroutine_threadsafe(served.__aenter__(), loop).result().base_url
+    finally:
+        asyncio.run_coroutine_threadsafe(served.__aexit__(None, None, None), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+def model(home: str) -> Figures:
+    """How long `complete_episode` takes for 50 steps with a language model of 200 ms, side by side and in sequence."""
+    return asyncio.run(_with_a_model(home))
+
+
+PARTS = {"commits": commits, "latency": latency, "kill": kill, "completion": completion, "model": model}
 
 
 def main() -> None:

@@ -4,12 +4,14 @@
 
 TRACES as `tracebank import` takes them, with `trace_id`; QUESTIONS one JSON object a line: {"query": "…", "gold": ["trace_id", …]}.
 Each pair is a namespace of its own, all pairs together are one set. Prints a table: each row leaves one step out, the last all of them.
+`--data-dir` keeps what was imported, so that the next run begins with the questions.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import math
 import statistics
@@ -21,7 +23,7 @@ from types import ModuleType
 from unittest.mock import patch
 
 from tracebank.engine import Engine
-from tracebank.index import words
+from tracebank.index import field
 from tracebank.records import Filters, parse_trace
 from tracebank.retrieval import context, fusion, late
 from tracebank.settings import load_settings
@@ -30,8 +32,9 @@ from tracebank.store import traces
 Constant = tuple[ModuleType, str, float]
 # A step is left out by taking its share away.
 STEPS: Mapping[str, Sequence[Constant]] = {
-    "pairs of words": [(words, "PAIR_BOOST", 0.0)],
+    "pairs of words": [(field, "PAIR_BOOST", 0.0)],
     "BM25 of the whole trace": [(fusion, "WHOLE_WEIGHT", 0.0)],
+    "the task once more": [(fusion, "TASK_WEIGHT", 0.0)],
     "neighbours in time": [(context, "LENDING_TRACES", 0)],
     "word by word": [(late, "READ_TRACES", 0)],
 }
@@ -60,12 +63,17 @@ def measured(ranked: Sequence[str], gold: set[str]) -> tuple[float, float, float
     return sum(gains) / ideal, *(len(gold.intersection(ranked[:depth])) / len(gold) for depth in (5, DEPTH))
 
 
+def namespace_of(file: Path) -> str:
+    """Return where the traces of a file go: the same for the same file."""
+    return f"{file.stem}-{hashlib.blake2b(file.read_bytes(), digest_size=4).hexdigest()}"
+
+
 async def fill(engine: Engine, files: Sequence[Path]) -> None:
     """Import each file into a namespace of its own, and wait until all is searchable by meaning."""
     await engine.warm.wait()
-    for number, file in enumerate(files):
+    for file in files:
         raw = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        parsed = [parse_trace(one, limits=engine.limits, namespace=f"set-{number}", trace_id=one["trace_id"]) for one in raw]
+        parsed = [parse_trace(one, limits=engine.limits, namespace=namespace_of(file), trace_id=one["trace_id"]) for one in raw]
         await engine.add_many(parsed)
     await engine.indexer.wait(("words", "vectors"), up_to=None, timeout_s=INDEXING_TIMEOUT_S)
 
@@ -73,9 +81,9 @@ async def fill(engine: Engine, files: Sequence[Path]) -> None:
 async def figures(engine: Engine, files: Sequence[Path]) -> list[float]:
     """Return the mean of each metric over the questions of all files."""
     found: list[tuple[float, float, float]] = []
-    for number, file in enumerate(files):
-        space = engine.spaces[f"set-{number}"]
-        for line in file.read_text(encoding="utf-8").splitlines():
+    for traces_file, questions_file in zip(files[::2], files[1::2], strict=True):
+        space = engine.spaces[namespace_of(traces_file)]
+        for line in questions_file.read_text(encoding="utf-8").splitlines():
             asked = json.loads(line)
             searched = await engine.retriever.search([asked["query"]], [space], Filters())
             rows = [ranked.row for ranked in searched.ranking[:DEPTH]]
@@ -84,21 +92,22 @@ async def figures(engine: Engine, files: Sequence[Path]) -> list[float]:
     return [statistics.mean(column) for column in zip(*found, strict=True)]
 
 
-async def main(files: Sequence[Path]) -> None:
+async def main(files: Sequence[Path], data_dir: Path | None) -> None:
     """Fill an engine once, and ask everything once for each row."""
     with tempfile.TemporaryDirectory(prefix="tracebank-ablation-", ignore_cleanup_errors=True) as home:
-        async with Engine.open(load_settings(Path(home))) as engine:
+        async with Engine.open(load_settings(data_dir or Path(home))) as engine:
             await fill(engine, files[::2])
             print("| | nDCG@10 | recall@5 | recall@10 |\n|---|---|---|---|")
             for name, constants in ROWS.items():
                 with without(constants):
-                    print(f"| {name} | {' | '.join(f'{figure:.4f}' for figure in await figures(engine, files[1::2]))} |", flush=True)
+                    print(f"| {name} | {' | '.join(f'{figure:.4f}' for figure in await figures(engine, files))} |", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    chosen = parser.parse_args().files
-    if len(chosen) % 2:
+    parser.add_argument("--data-dir", type=Path, help="where to keep what was imported; else it is deleted at the end")
+    chosen = parser.parse_args()
+    if len(chosen.files) % 2:
         parser.error("give pairs of files: traces, questions")
-    asyncio.run(main(chosen))
+    asyncio.run(main(chosen.files, chosen.data_dir))
