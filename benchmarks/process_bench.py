@@ -1,6 +1,6 @@
 """The server as processes: start-up, memory, what the front costs, many clients, kill -9.
 
-    .venv/bin/python benchmarks/process_bench.py [start calls memory clients crash] [--kills 100] > figures.jsonl
+    .venv/bin/python benchmarks/process_bench.py [start calls memory clients beside crash] [--kills 100] > figures.jsonl
 
 Each part prints one JSON line to standard output and a row for people to standard error. The smallest server that the
 SDK can make runs beside ours in `start`: the machine is the same, and as busy. Linux only (it reads /proc).
@@ -38,6 +38,7 @@ from _clients import (
     timed_ms,
     wait_until_warm,
 )
+from _corpus import some_questions, traces_of
 
 SMALLEST = "from mcp.server import MCPServer\nMCPServer('smallest').run()\n"
 Figures = dict[str, Any]
@@ -166,6 +167,38 @@ def clients(home: str, _: argparse.Namespace) -> Figures:
     }
 
 
+def beside(home: str, _: argparse.Namespace) -> Figures:
+    """What a question that was never asked takes while another client imports: texts that are new, then the same once more elsewhere."""
+    env = environment(home)
+    session = StdioSession(env)
+    wait_until_warm(session)
+    traces = [{**trace.as_json(), "namespace": "default"} for trace, _ in traces_of(0, 3_000, "default")]
+    for trace in traces[:200]:
+        session.call("add_trace", **trace)
+    wait_until_warm(session)
+    file = Path(home, "traces.jsonl")
+    file.write_text("".join(json.dumps(trace) + "\n" for trace in traces[200:]), encoding="utf-8")
+    asked = iter(some_questions(100_000, 0))
+
+    def ask() -> float:
+        took_ms = timed_ms(lambda: session.call("retrieve", query=next(asked)))
+        time.sleep(0.03)
+        return took_ms
+
+    figures: Figures = {"idle_ms": spread([ask() for _ in range(300)])}
+    for name in ("new", "known"):
+        importing = subprocess.Popen([COMMAND, "import", str(file), "--namespace", name], env=env, stdout=subprocess.DEVNULL)
+        began = time.perf_counter()
+        latencies: list[float] = []
+        while importing.poll() is None:
+            latencies.append(ask())
+        figures[f"{name}_ms"] = spread(latencies)
+        figures[f"{name}_p95_to_idle_p50"] = round(figures[f"{name}_ms"]["p95"] / figures["idle_ms"]["p50"], 1)
+        figures[f"{name}_import_s"] = round(time.perf_counter() - began, 1)
+    session.close()
+    return figures
+
+
 def in_threads(work: Callable[[int], None], count: int) -> None:
     """Run the work in so many threads, each with its number, and wait for them."""
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
@@ -231,6 +264,7 @@ PARTS: dict[str, Callable[[str, argparse.Namespace], Figures]] = {
     "calls": calls,
     "memory": memory,
     "clients": clients,
+    "beside": beside,
     "crash": crash,
 }
 

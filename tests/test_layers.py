@@ -31,6 +31,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "places",
             "sentences",
             "idle",
+            "precedence",
         }
     ),
     frozenset({"caching", "tokens", "metrics", "chunking"}),

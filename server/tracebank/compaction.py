@@ -43,7 +43,8 @@ AUTO_SHARES = (0.25, 0.5)
 DRIFT = 0.9
 # A namespace that has shrunk to this share of the bound gets whole vectors again.
 SHRUNK = 0.5
-BATCH_TRACES = 200
+# So many at a time; so few while somebody asks (see `precedence`).
+QUIET_TRACES, ASKED_TRACES = 200, 4
 # What a text takes in the graph besides its numbers: 32 links and their count, its label, its share of the upper levels.
 GRAPH_BYTES = 148
 
@@ -139,12 +140,13 @@ class Compaction:
             # Nothing is written to the index meanwhile: what is deleted here after it was read is deleted there after it came.
             async with self.indexer.paused("vectors"):
                 after = index.pair(space).filled_to
-                rows = await self.store.read(lambda db: traces.next_rows(db, [space], after=after, limit=BATCH_TRACES))  # noqa: B023
+                at_once = ASKED_TRACES if self.indexer.precedence.lately else QUIET_TRACES
+                rows = await self.store.read(lambda db: traces.next_rows(db, [space], after=after, limit=at_once))  # noqa: B023
                 if not rows:
                     return
                 texts = await self.store.read(lambda db: _texts(db, meaning.model_id, space, rows))  # noqa: B023
                 await to_thread.run_sync(index.fill, space, texts, rows[-1])
-            await asyncio.sleep(0)
+            await self.indexer.precedence.give_way()
 
     def _recall(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> float:
         """Return how much of the exact nearest 10 of a sample the next generation finds, rescored as a search does. Blocks."""

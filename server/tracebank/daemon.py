@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tracebank.engine import Engine, Session, prepare_data_dir
 from tracebank.errors import EngineError, InputError, SettingsError, TracebankError
 from tracebank.http import HttpSettings, serving
 from tracebank.operations import OPERATIONS
-from tracebank.process import configure_logging, leave, on_signals
+from tracebank.process import configure_logging, keep_what_came_up, leave, on_signals
 from tracebank.protocol.answers import early_answers, write_down
 from tracebank.protocol.plugins import Plugins, load_plugins
 from tracebank.protocol.server import build_server
@@ -293,6 +294,7 @@ async def _run(settings: Settings, ready: Callable[[], None]) -> None:
     async with Engine.open(settings) as engine:
         plugins = plugins.of(engine)
         engine.plugins = plugins.report()
+        engine.background.spawn("collector", partial(keep_what_came_up, engine.warm))
         with bound(str(settings.data_dir)) as (sock, token):
             daemon = Daemon(engine, plugins, token, leaving)
             listener = await listen(sock, daemon.accept)

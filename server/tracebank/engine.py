@@ -54,6 +54,7 @@ from tracebank.llm import LlmClient, Spending, World
 from tracebank.locking import DataDirLock
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
+from tracebank.precedence import Precedence
 from tracebank.reasoning import Listener, Reasoned, Reasoner
 from tracebank.records import Filters, Limits, Trace, parse_trace
 from tracebank.retrieval import Page, Reranker, Retriever
@@ -120,6 +121,7 @@ class Engine:
         self.tokenizers = TokenizerLoader(settings.tokens.encoding, cache_dir=settings.data_dir / "tiktoken")
         self.spaces: dict[str, int] = {}
         self._searching = Gate()
+        self._precedence = Precedence()
         self.token_spans = ModelTokens(settings.embedding, settings.models_dir)
         self.intake = Intake(
             store=store, token_spans=self.token_spans, tokenizer=self.tokenizer, settings=settings.index, now_ms=self.now_ms,
@@ -129,7 +131,7 @@ class Engine:
             settings=settings, store=store, metrics=self.metrics, background=self.background, searching=self._searching,
             came_up=startup.done, serves=self._serves,
         )  # fmt: skip
-        self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics)
+        self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, precedence=self._precedence)
         self.retriever = Retriever(
             store=store, words=words, embedding=self.embedding, candidates=settings.retrieval.candidates, metrics=self.metrics,
             searching=self._searching, token_spans=self.token_spans,
@@ -188,7 +190,7 @@ class Engine:
         return Asking(
             settings=self.settings, store=self.store, indexer=self.indexer, retriever=self.retriever, finder=finder,
             spaces=lambda: self.spaces, embedding=lambda: self.embedding, tokenizers=self.tokenizers, warm=self.warm.wait,
-            idle=self.idle, limits=self.limits, clock=self._clock,
+            idle=self.idle, limits=self.limits, clock=self._clock, precedence=self._precedence,
         )  # fmt: skip
 
     def now_ms(self) -> int:

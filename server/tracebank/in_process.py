@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from functools import partial
 
 from anyio import to_thread
 
 from tracebank import memory
 from tracebank.engine import Engine
 from tracebank.errors import TracebankError
-from tracebank.process import configure_logging, leave, on_signals
+from tracebank.process import configure_logging, keep_what_came_up, leave, on_signals
 from tracebank.protocol.plugins import load_plugins
 from tracebank.protocol.server import build_server
 from tracebank.protocol.session import Reading, serve
@@ -58,6 +59,7 @@ async def _serve(settings: Settings) -> None:
     async with Engine.open(settings, mode="in-process") as engine:
         plugins = plugins.of(engine)
         engine.plugins = plugins.report()
+        engine.background.spawn("collector", partial(keep_what_came_up, engine.warm))
         server = build_server(plugins.chosen(settings.tools))
         on_signals(reading.end)
         await serve(server, engine.session(), reading, write)

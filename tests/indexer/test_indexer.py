@@ -16,6 +16,7 @@ import pytest
 from samples import WAIT_S, TinyModel, everything, model_of, put, spoil, trace
 
 from tracebank import indexer as module
+from tracebank import precedence as precedence_module
 from tracebank.embedding import EmbeddingService
 from tracebank.errors import DataDirError, IndexFaultError
 from tracebank.index import ChromaVectorIndex, ChunkKey, TantivyWordIndex
@@ -23,6 +24,7 @@ from tracebank.index.base import FORMAT_FILE
 from tracebank.indexer import MAX_REBUILDS, Indexer
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
+from tracebank.precedence import Precedence
 from tracebank.records import Filters, Trace
 from tracebank.settings import IndexSettings
 from tracebank.store import Store, outbox, traces, vectors
@@ -126,7 +128,7 @@ async def rig(
     await embedding.loaded()
     indexer = Indexer(
         store=store, words=word_index, settings=IndexSettings(linger_ms=0, batch_chunks=batch_chunks),
-        metrics=metrics,
+        metrics=metrics, precedence=Precedence(),
     )  # fmt: skip
     model_id = await model_of(store, "tiny")
     for sink, index in (("words", word_index), ("vectors", vector_index)):
@@ -426,6 +428,51 @@ async def test_what_needs_no_embedding_is_written_in_larger_batches(tmp_path: Pa
             await r.done()
         await r.check()
     assert sizes == {"words": [16, 4, 16, 4], "vectors": [2] * 10 + [16, 4]}
+
+
+class WatchedPrecedence(Precedence):
+    """Tells when work gives way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def give_way(self) -> None:
+        """Tell that it does, and do it."""
+        self.asked.set()
+        await super().give_way()
+
+
+async def test_vectors_are_written_in_small_parts_that_give_way_while_somebody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma holds the interpreter's lock while it writes. Nobody asks: the parts are larger."""
+    monkeypatch.setattr(precedence_module, "GIVE_WAY_S", WAIT_S)
+    monkeypatch.setattr(precedence_module, "BREATH_S", 0)
+    monkeypatch.setattr(module, "QUIET_TEXTS", 12)
+    precedence = WatchedPrecedence()
+    parts: list[tuple[int, bool]] = []
+
+    def apply(write: Callable[[], None], upserts: Sequence[Any]) -> None:
+        parts.append((len(upserts), precedence.waiting > 0))
+        write()
+
+    async with rig(tmp_path, vectors_=lambda index: Faulty(index, apply)) as r:
+        await put(r.store, *(note(str(i)) for i in range(30)))
+        r.indexer.notify()
+        await r.done()
+        assert parts == [(12, False), (12, False), (6, False)]
+        parts.clear()
+        r.indexer.precedence = precedence
+        with precedence.answering():
+            await put(r.store, *(note(str(i)) for i in range(30, 60)))
+            r.indexer.notify()
+            await asyncio.wait_for(precedence.asked.wait(), WAIT_S)
+            for _ in range(10):
+                await asyncio.sleep(0)
+        await r.done()
+        await r.check()
+    assert parts == [(8, True), (8, False), (8, False), (6, False)]
 
 
 async def test_a_trace_that_changes_while_it_is_embedded_ends_as_it_was_last(tmp_path: Path) -> None:

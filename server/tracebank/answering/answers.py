@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tracebank.answering.finder import Finder, Retrieved
 from tracebank.answering.requests import Asked
 from tracebank.caching import Flights, LruCache
+from tracebank.precedence import Precedence
 from tracebank.settings import CacheSettings
 from tracebank.store.versions import Versions
 
@@ -51,7 +52,9 @@ class Answers:
         spaces: Callable[[], Mapping[str, int]],
         present: Callable[[], Present],
         settings: CacheSettings,
+        precedence: Precedence,
     ) -> None:
+        self._precedence = precedence
         self._finder, self._versions, self._spaces, self._present = finder, versions, spaces, present
         self.kept: LruCache[Asked, Kept] = LruCache(
             capacity=settings.results, max_bytes=settings.results_bytes, least_bytes=settings.results_bytes / 16,
@@ -71,9 +74,10 @@ class Answers:
         if kept is not None:
             self.prepared_used += kept.prepared
             return kept.answer
-        return await self._flights.fetch(
-            (asked, versions, present.models, complete), lambda: self._find(asked, versions, complete=complete, prepared=False)
-        )
+        with self._precedence.answering():
+            return await self._flights.fetch(
+                (asked, versions, present.models, complete), lambda: self._find(asked, versions, complete=complete, prepared=False)
+            )
 
     async def _find(self, asked: Asked, versions: tuple[int, ...], *, complete: bool, prepared: bool) -> Retrieved:
         found = await self._finder.find(asked, versions, complete=complete)

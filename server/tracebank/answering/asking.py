@@ -17,6 +17,7 @@ from tracebank.background import Background
 from tracebank.embedding import EmbeddingService
 from tracebank.idle import Idle
 from tracebank.indexer import Indexer
+from tracebank.precedence import Precedence
 from tracebank.records import Limits
 from tracebank.retrieval import Retriever
 from tracebank.settings import Settings
@@ -47,6 +48,7 @@ class Asking:
         idle: Idle,
         limits: Limits,
         clock: Callable[[], float],
+        precedence: Precedence,
     ) -> None:
         """Take what it needs. `warm()` waits until meaning takes part in search, or it is known that it will not."""
         cache = settings.cache
@@ -58,7 +60,9 @@ class Asking:
 
         self._requests = Requests(limits=limits, defaults=settings.retrieval, now_ms=now_ms)
         self._freshness = Freshness(indexer=indexer, deep=lambda: retriever.deep, timeout_s=settings.retrieval.wait_ms / 1000)
-        self.answers = Answers(finder=finder, versions=store.versions, spaces=spaces, present=self._present, settings=cache)
+        self.answers = Answers(
+            finder=finder, versions=store.versions, spaces=spaces, present=self._present, settings=cache, precedence=precedence
+        )
         self.history = History(now_ms=now_ms)
         self.warmer = Warmer(
             answers=self.answers, history=self.history, idle=idle, quiet_s=cache.idle_s, ready=self._indexed, limit=cache.warm

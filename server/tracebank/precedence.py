@@ -1,0 +1,53 @@
+"""Who waits for an answer goes first: long work is done in parts, and asks between two of them whether somebody waits.
+
+Chroma writes with the interpreter's lock held, 0.7 ms for each text: whatever it is given at once holds up everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Who has asked will ask again: until then parts stay small.
+LATELY_S = 10.0
+# So long a request takes, once it can be read, from the socket to where it counts as waiting.
+BREATH_S = 0.003
+# A slow answer, or one after the other, must not stop the work.
+GIVE_WAY_S = 0.25
+
+
+class Precedence:
+    """Knows who waits for an answer. It belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+        self._asked_at = -LATELY_S
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Somebody waits for an answer that the index is asked for."""
+        self.waiting += 1
+        self._nobody.clear()
+        self._asked_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            if not self.waiting:
+                self._nobody.set()
+
+    @property
+    def lately(self) -> bool:
+        """Whether somebody waits, or has asked within the last `LATELY_S` seconds."""
+        return self.waiting > 0 or time.monotonic() - self._asked_at < LATELY_S
+
+    async def give_way(self) -> None:
+        """Let requests that have come meanwhile be read, and wait until nobody waits for an answer, at most `GIVE_WAY_S`."""
+        await asyncio.sleep(BREATH_S if self.lately else 0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nobody.wait(), GIVE_WAY_S)
