@@ -46,8 +46,7 @@ async def test_who_has_asked_lately_is_expected_again(monkeypatch: pytest.Monkey
     """Nobody has at first; and who still waits is not forgotten, however long that takes."""
     precedence = Precedence()
     assert not precedence.lately
-    with precedence.answering():
-        pass
+    precedence.asked()
     assert precedence.lately
     monkeypatch.setattr(precedence_module, "LATELY_S", 0.0)
     assert not precedence.lately

@@ -301,6 +301,10 @@ class Engine:
             if quiet in (0, QUIET_TURNS):
                 await to_thread.run_sync(memory.give_back)
 
+    def _called(self) -> None:
+        self.idle.touch()
+        self._precedence.asked()
+
     def session(self, namespace: str | None = None) -> Session:
         """Return a session for one client."""
         return Session(self, namespace or self.settings.namespace)
@@ -344,7 +348,7 @@ class Engine:
 
     async def retrieve(self, raw: Mapping[str, Any], session: Session) -> Retrieved:
         """Return the memories that help with a task. Raises: InputError, StoreError."""
-        self.idle.touch()
+        self._called()
         with self.metrics.timed("retrieve"):
             answer = await self.asking.answer(raw, session.namespace, session)
         session.recalled.extend([(found.namespace, found.trace_id) for found in answer.page.results])
@@ -373,13 +377,13 @@ class Engine:
 
     async def log_steps(self, raw: Mapping[str, Any], session: Session) -> Episode:
         """Take steps of an episode; they survive a kill when this returns. Raises: InputError, StoreError."""
-        self.idle.touch()
+        self._called()
         with self.metrics.timed("log_steps"):
             return await self.learner.episodes.log(raw, session.namespace)
 
     async def complete_episode(self, raw: Mapping[str, Any], session: Session) -> Completed:
         """End an episode and store its trace. Raises: InputError, StoreError."""
-        self.idle.touch()
+        self._called()
         with self.metrics.timed("complete_episode"):
             recalled = tuple(dict.fromkeys(session.recalled))
             completed = await self.learner.episodes.complete(raw, recalled)
@@ -421,7 +425,7 @@ class Engine:
 
     async def compress(self, text: str, **options: Any) -> tuple[Compressed, str | None]:
         """Fit a text into a budget. Returns the id of what was cut, too, if it is to be kept. Raises: InputError, StoreError."""
-        self.idle.touch()
+        self._called()
         return await self.compressor.compress(text, **options)
 
     async def original(self, original_id: str) -> originals.Original | None:

@@ -28,12 +28,16 @@ class Precedence:
         self._nobody.set()
         self._asked_at = -LATELY_S
 
+    def asked(self) -> None:
+        """Somebody calls, whatever for."""
+        self._asked_at = time.monotonic()
+
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Somebody waits for an answer that the index is asked for."""
         self.waiting += 1
         self._nobody.clear()
-        self._asked_at = time.monotonic()
+        self.asked()
         try:
             yield
         finally:
@@ -43,7 +47,7 @@ class Precedence:
 
     @property
     def lately(self) -> bool:
-        """Whether somebody waits, or has asked within the last `LATELY_S` seconds."""
+        """Whether somebody waits, or has called within the last `LATELY_S` seconds."""
         return self.waiting > 0 or time.monotonic() - self._asked_at < LATELY_S
 
     async def give_way(self) -> None:

@@ -435,11 +435,11 @@ class WatchedPrecedence(Precedence):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = asyncio.Event()
+        self.given_way = asyncio.Event()
 
     async def give_way(self) -> None:
         """Tell that it does, and do it."""
-        self.asked.set()
+        self.given_way.set()
         await super().give_way()
 
 
@@ -467,7 +467,7 @@ async def test_vectors_are_written_in_small_parts_that_give_way_while_somebody_a
         with precedence.answering():
             await put(r.store, *(note(str(i)) for i in range(30, 60)))
             r.indexer.notify()
-            await asyncio.wait_for(precedence.asked.wait(), WAIT_S)
+            await asyncio.wait_for(precedence.given_way.wait(), WAIT_S)
             for _ in range(10):
                 await asyncio.sleep(0)
         await r.done()
