@@ -34,6 +34,20 @@ async def test_work_waits_for_all_who_wait_for_an_answer(monkeypatch: pytest.Mon
     await asyncio.wait_for(giving_way[0], WAIT_S)
 
 
+async def test_who_is_cancelled_ends_also_in_the_moment_in_which_it_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancellation that is lost would keep the engine from closing."""
+    monkeypatch.setattr(precedence_module, "GIVE_WAY_S", WAIT_S)
+    monkeypatch.setattr(precedence_module, "BREATH_S", 0)
+    precedence = Precedence()
+    with precedence.answering():
+        giving_way = asyncio.create_task(precedence.give_way())
+        for _ in range(10):
+            await asyncio.sleep(0)
+    giving_way.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await giving_way
+
+
 async def test_a_slow_answer_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waited for so long, and not longer."""
     monkeypatch.setattr(precedence_module, "GIVE_WAY_S", 0.01)

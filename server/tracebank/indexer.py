@@ -199,7 +199,8 @@ class Indexer:
     async def _linger(self) -> None:
         # New traces often come in company, and a commit of the index costs as much for many as for one.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), self._settings.linger_ms / 1000)
+            async with asyncio.timeout(self._settings.linger_ms / 1000):
+                await self._hurry.wait()
 
     async def _announce(self) -> None:
         async with self._done:

@@ -80,7 +80,8 @@ async def wait_indexed(session: Session) -> Events:
     while not engine.warm.is_set():
         yield {"pending": await engine.store.read(pending), "loading": True}
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(engine.warm.wait(), PROGRESS_S)
+            async with asyncio.timeout(PROGRESS_S):
+                await engine.warm.wait()
     while left := await engine.store.read(pending):
         yield {"pending": left, "loading": False}
         await engine.indexer.wait(awaited(), up_to=None, timeout_s=PROGRESS_S)

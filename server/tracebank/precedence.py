@@ -54,4 +54,5 @@ class Precedence:
         """Let requests that have come meanwhile be read, and wait until nobody waits for an answer, at most `GIVE_WAY_S`."""
         await asyncio.sleep(BREATH_S if self.lately else 0)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._nobody.wait(), GIVE_WAY_S)
+            async with asyncio.timeout(GIVE_WAY_S):
+                await self._nobody.wait()
