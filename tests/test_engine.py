@@ -128,6 +128,21 @@ async def test_without_a_model_everything_works_by_words(tmp_path: Path, load_wi
         assert found.note == "meaning is off: the embedding model xyz could not be loaded"
 
 
+async def test_what_has_no_vector_yet_is_not_put_behind_what_has_one(tmp_path: Path, tiny: TinyModel) -> None:
+    """Another client's memory that fits best by its words is the first, though its meaning is still to come."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(30):
+            await engine.add({"task": f"ticket number {1000 + i}", "trace_id": f"{i}"}, session)
+        await settled(engine)
+        tiny.failing = "unreadable"
+        await engine.add({"task": "unreadable ticket number 1077", "trace_id": "late"}, session)
+        await settled(engine)
+        found = await engine.retrieve({"query": "ticket number 1077 about zebras and quartz", "detail": "full"}, engine.session())
+        assert ids(found)[0] == "late"
+        assert found.page.results[0].parts["dense"] == 0
+
+
 async def test_an_answer_from_the_cache_asks_neither_the_model_nor_an_index(
     tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ class Missing:
     """What a part of a score is taken for where an index did not tell it: a cosine, the BM25 of a chunk and of a whole trace.
 
     In a list of the best, whatever is not there has at most the lowest score in it (the threshold algorithm of Fagin, Lotem and
-    Naor, PODS 2001), and zero where the list is complete.
+    Naor, PODS 2001), and zero where the list is complete. Of what has no vector yet the cosine is taken for an average one.
     """
 
     cosine: float = 0.0
@@ -128,13 +128,18 @@ class Fused:
 
 
 def fuse(
-    dense: Mapping[ChunkKey, float] | None, words: WordHits, *, tokens: bool = False, rows: Collection[int] | None = None
+    dense: Mapping[ChunkKey, float] | None,
+    words: WordHits,
+    *,
+    tokens: bool = False,
+    rows: Collection[int] | None = None,
+    missing: Missing = NOTHING_MISSING,
 ) -> list[Ranked]:
     """Return the traces of all hits, or those of them that are in `rows`, best first.
 
-    `dense` None: by words alone. `tokens`: the last part of the score is still to come.
+    `dense` None: by words alone. `tokens`: the last part of the score is still to come. `missing`: what stands for what is not told.
     """
-    fused = Fused(dense, words, tokens=tokens, rows=rows)
+    fused = Fused(dense, words, tokens=tokens, rows=rows, missing=missing)
     return [fused.ranked(row) for row in fused.rows]
 
 

@@ -20,7 +20,7 @@ from tracebank.records import Filters
 from tracebank.retrieval import context, late
 from tracebank.retrieval.context import Neighbours, lifted
 from tracebank.retrieval.dense import Dense
-from tracebank.retrieval.fusion import TASK_ORDINAL, Fused, Missing, Ranked, behind, by_score, fuse
+from tracebank.retrieval.fusion import NOTHING_MISSING, TASK_ORDINAL, Fused, Missing, Ranked, behind, by_score, fuse
 from tracebank.store import Store, neighbours, traces, vectors
 from tracebank.store.outbox import Sink
 
@@ -168,7 +168,11 @@ class Scorer:
     def _exactly(self, asked: Asked, proposed: Proposed, rows: Sequence[int], new: Mapping[int, int]) -> list[Ranked]:
         """Return the exact scores of these rows of a namespace; of the `new` ones all chunks count, their number is given."""
         words, dense = self._completed(asked, proposed, rows, new)
-        return fuse(dense, words, tokens=dense is not None and asked.tokens is not None, rows=set(rows))
+        wanted = set(rows)
+        # A text whose vector is still to come is taken for an average one: what was just stored is not put behind all others.
+        known = [max(0.0, cosine) for (row, _), cosine in (dense or {}).items() if row in wanted]
+        missing = Missing(cosine=sum(known) / len(known)) if known else NOTHING_MISSING
+        return fuse(dense, words, tokens=dense is not None and asked.tokens is not None, rows=wanted, missing=missing)
 
     def _completed(
         self, asked: Asked, proposed: Proposed, rows: Sequence[int], new: Mapping[int, int]
