@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ WHOLE = SHORT | {"compression": "off"}
 def searched_by_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small as they are, the namespaces are not held in memory; and they are filled in several steps."""
     monkeypatch.setattr("tracebank.retrieval.dense.RESIDENT_CHUNKS", 0)
-    monkeypatch.setattr(compaction, "BATCH_TRACES", 60)
+    monkeypatch.setattr(compaction, "QUIET_TRACES", 60)
     monkeypatch.setattr(compaction, "LOOK_EVERY_S", 3_600.0)
 
 
@@ -107,7 +108,7 @@ async def test_what_is_written_while_a_namespace_is_filled_is_in_both_generation
         filled = asyncio.Event()
         loop, fill = asyncio.get_running_loop(), index.fill
 
-        def filling(namespace: int, texts: Sequence[IndexedText], up_to_row: int) -> None:
+        def filling(namespace: int, texts: Sequence[IndexedText], up_to_row: int | None) -> None:
             fill(namespace, texts, up_to_row)
             loop.call_soon_threadsafe(filled.set)
 
@@ -124,6 +125,38 @@ async def test_what_is_written_while_a_namespace_is_filled_is_in_both_generation
         assert ids == {h.lower() for (h,) in await engine.store.read(lambda db: db.execute(sql).fetchall())}
 
 
+@pytest.mark.parametrize("what", ["rebuilt", "forgotten"])
+async def test_an_index_that_is_emptied_while_a_namespace_is_filled_does_no_harm(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The next look finds it as it is then."""
+    async with Engine.open(settings_of(tmp_path, index=WHOLE)) as engine:
+        await add(engine, range(250))
+    async with Engine.open(settings_of(tmp_path, index=SHORT)) as engine:
+        await settled(engine)
+        space, index = engine.spaces["default"], index_of(engine)
+        loop, fill = asyncio.get_running_loop(), index.fill
+        emptied: list[asyncio.Task[Any]] = []
+
+        def empty() -> None:
+            everything = "SELECT id FROM traces"
+            forget = partial(engine.forget, lambda db: [row for (row,) in db.execute(everything)])
+            emptied.append(asyncio.create_task(engine.indexer.rebuild("vectors") if what == "rebuilt" else forget()))
+
+        def filling(*arguments: Any) -> None:
+            fill(*arguments)
+            if not emptied:
+                loop.call_soon_threadsafe(empty)
+
+        monkeypatch.setattr(index, "fill", filling)
+        await look(engine)
+        await emptied[0]
+        await settled(engine)
+        await look(engine)
+        expected = (16, 250) if what == "rebuilt" else (None, 0)
+        assert (index.pair(space).serving.dims, index.count(space)) == expected
+
+
 async def test_what_was_interrupted_goes_on(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """From where it was, at the next start."""
     async with Engine.open(settings_of(tmp_path, index=WHOLE)) as engine:
@@ -131,8 +164,8 @@ async def test_what_was_interrupted_goes_on(tmp_path: Path, tiny: TinyModel, mon
     with monkeypatch.context() as patched:
         fill = ChromaVectorIndex.fill
 
-        def failing(self: ChromaVectorIndex, namespace: int, texts: Sequence[IndexedText], up_to_row: int) -> None:
-            if up_to_row > 200:
+        def failing(self: ChromaVectorIndex, namespace: int, texts: Sequence[IndexedText], up_to_row: int | None) -> None:
+            if up_to_row is not None and up_to_row > 200:
                 raise OSError("the machine is going down")
             fill(self, namespace, texts, up_to_row)
 

@@ -62,11 +62,10 @@ class Compaction:
     # By namespace and numbers: at which size too little was found, so that it is not tried again at once.
     _refused: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    async def run(self, meaning: Meaning) -> None:
-        """Look again and again until cancelled."""
-        while True:
-            await self.look(meaning)
-            await asyncio.sleep(LOOK_EVERY_S)
+    async def turn(self, meaning: Meaning) -> None:
+        """Look, and wait until it is time to look again."""
+        await self.look(meaning)
+        await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self, meaning: Meaning) -> None:
         """Bring every namespace to the shape it should have."""
@@ -97,7 +96,8 @@ class Compaction:
             projection = await self._projection(meaning, space, wanted)
             async with self.indexer.paused("vectors"):
                 await to_thread.run_sync(index.begin, space, projection)
-        await self._fill(meaning, index, space)
+        if not await self._fill(meaning, index, space):
+            return False
         recall = await to_thread.run_sync(self._recall, meaning, index, space) if wanted else None
         if wanted and recall is not None and recall < LEAST_RECALL:
             log.warning("vectors of %d numbers find %.3f of the nearest in namespace %d: too few", wanted, recall, space)
@@ -106,6 +106,8 @@ class Compaction:
                 await to_thread.run_sync(index.drop, space)
             return True
         async with self.indexer.paused("vectors"), self.between_searches():
+            if index.pair(space).following is None:
+                return False
             await to_thread.run_sync(index.exchange, space, recall)
         await to_thread.run_sync(index.tidy)
         log.warning("namespace %d has vectors of %s numbers in its index from now on", space, wanted or dim)
@@ -134,19 +136,28 @@ class Compaction:
         _, sample = await self.store.read(lambda db: vectors.by_hash(db, meaning.model_id, space, after=b"", limit=SAMPLE))
         return await to_thread.run_sync(fit, sample, dims)
 
-    async def _fill(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> None:
-        """Write everything of the store into the generation that follows, from where it was left."""
+    async def _fill(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> bool:
+        """Write everything of the store into the generation that follows, from where it was left.
+
+        Returns False where that is gone: the index was emptied meanwhile.
+        """
+        precedence = self.indexer.precedence
         while True:
             # Nothing is written to the index meanwhile: what is deleted here after it was read is deleted there after it came.
             async with self.indexer.paused("vectors"):
-                after = index.pair(space).filled_to
-                at_once = ASKED_TRACES if self.indexer.precedence.lately else QUIET_TRACES
+                if (pair := index.pair(space)).following is None:
+                    return False
+                after, at_once = pair.filled_to, ASKED_TRACES if precedence.lately else QUIET_TRACES
                 rows = await self.store.read(lambda db: traces.next_rows(db, [space], after=after, limit=at_once))  # noqa: B023
                 if not rows:
-                    return
+                    return True
                 texts = await self.store.read(lambda db: _texts(db, meaning.model_id, space, rows))  # noqa: B023
+                while len(texts) > (size := precedence.texts):
+                    part, texts = texts[:size], texts[size:]
+                    await to_thread.run_sync(index.fill, space, part, None)
+                    await precedence.give_way()
                 await to_thread.run_sync(index.fill, space, texts, rows[-1])
-            await self.indexer.precedence.give_way()
+            await precedence.give_way()
 
     def _recall(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> float:
         """Return how much of the exact nearest 10 of a sample the next generation finds, rescored as a search does. Blocks."""
@@ -160,6 +171,9 @@ class Compaction:
                 best = np.full((len(probes), TOP), -2.0, np.float32)
             best = -np.partition(-np.hstack([best, probes @ matrix.T]), TOP - 1, axis=1)[:, :TOP]
             after = hashes[-1]
+        if not len(probes):
+            # Nothing is left to be found.
+            return 1.0
         found = np.stack([self._rescored(meaning, index, space, probe) for probe in probes])
         # Those as near as the tenth of all; the margin is what adding up in another order makes.
         return round(float(np.mean(found >= best.min(axis=1, keepdims=True) - 1e-5)), 4)

@@ -329,7 +329,8 @@ class Engine:
         self.learner.consolidator.news()
         if any(trace.namespace not in self.spaces for trace in items):
             # Namespaces never go, and of two readers the later may have read less.
-            self.spaces = {**self.spaces, **await self.store.read(traces.namespace_ids)}
+            found = await self.store.read(traces.namespace_ids)
+            self.spaces = {**self.spaces, **found}
         self.indexer.notify()
 
     async def forget(self, choose: Callable[[sqlite3.Connection], Sequence[int]]) -> int:

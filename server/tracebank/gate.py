@@ -20,7 +20,8 @@ class Gate:
     @asynccontextmanager
     async def passing(self) -> AsyncIterator[None]:
         """Be inside; wait first while the gate is closed."""
-        await self._open.wait()
+        while not self._open.is_set():
+            await self._open.wait()
         self._inside += 1
         self._empty.clear()
         try:

@@ -30,7 +30,7 @@ from tracebank.precedence import Precedence
 from tracebank.settings import IndexSettings
 from tracebank.store import Store, outbox, vectors
 from tracebank.store.outbox import Entry, Sink
-from tracebank.work import Work, load_work
+from tracebank.work import KNOWN_CHUNKS, Work, load_work
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,6 @@ ALL_SINKS: tuple[Sink, ...] = get_args(Sink)
 ENTRIES_READ = 256
 FREE_BYTES_WANTED = 32 * 1_048_576
 RETRY_S = 5.0
-# So many texts at once go into the index of vectors, which holds everybody up: 0.2 s, or 17 ms while somebody asks. Each commit
-# takes 10 ms, so small parts take three times as long.
-QUIET_TEXTS, ASKED_TEXTS = 250, 8
 MAX_REBUILDS = 3
 
 
@@ -140,13 +137,14 @@ class Indexer:
             await self._refill(sink)
 
     async def _refill(self, sink: Sink) -> None:
-        index = self._index_of(sink)
-        if index is not None:
-            await to_thread.run_sync(index.clear, limiter=self._limiter[sink])
-        # A batch that was written before has given up the limiter and, in the same step, its entries: they are queued anew.
-        queued = await self._store.write(lambda db: outbox.fill(db, sink))
-        if index is not None:
-            index.mark_filled()
+        # Not between two parts of a batch: its entries would be done, and what was written before not there any more.
+        async with self._serving[sink]:
+            index = self._index_of(sink)
+            if index is not None:
+                await to_thread.run_sync(index.clear, limiter=self._limiter[sink])
+            queued = await self._store.write(lambda db: outbox.fill(db, sink))
+            if index is not None:
+                await to_thread.run_sync(index.mark_filled)
         log.warning("rebuilding the index of %s from the store: %d traces", sink, queued)
         self.notify()
 
@@ -212,11 +210,16 @@ class Indexer:
         entries = await self._store.read(lambda db: outbox.due(db, sink, limit=ENTRIES_READ)) if usable else []
         index = self._index_words if sink == "words" else partial(self._index_vectors, sink)
         meaning = self._meanings.get(sink)  # none for words
-        load = partial(load_work, entries=entries, max_chunks=self._settings.batch_chunks, model=meaning.model_id if meaning else None)
+        load = partial(
+            load_work, entries=entries, max_chunks=self._settings.batch_chunks, model=meaning.model_id if meaning else None,
+            # In small parts all of a large batch would take seconds, and what somebody waits for comes with the next one.
+            known_chunks=1 if meaning and self.precedence.lately else KNOWN_CHUNKS,
+        )  # fmt: skip
         for work in await self._store.read(load) if entries else []:
             with self._metrics.timed(f"index_{sink}"):
                 await self._index_or_set_aside(sink, work, index)
             await self._announce()
+            await self.precedence.give_way()
         return len(entries)
 
     async def _index_or_set_aside(self, sink: Sink, work: Work, index: Callable[[Work], Awaitable[None]]) -> None:
@@ -287,12 +290,13 @@ class Indexer:
         """Write to the index of vectors in parts, and give way to questions between them. Raises: IndexFaultError."""
         removals: Sequence[bytes] = work.removed_texts
         while True:
-            at_once = ASKED_TEXTS if self.precedence.lately else QUIET_TEXTS
-            part, upserts = upserts[:at_once], upserts[at_once:]
-            await to_thread.run_sync(meaning.index.apply, work.namespace_id, part, removals, limiter=self._limiter[sink])
-            if not upserts:
+            at_once = self.precedence.texts
+            gone, removals = removals[:at_once], removals[at_once:]
+            # First all that goes.
+            part, upserts = ([], upserts) if removals else (upserts[:at_once], upserts[at_once:])
+            await to_thread.run_sync(meaning.index.apply, work.namespace_id, part, gone, limiter=self._limiter[sink])
+            if not (upserts or removals):
                 return
-            removals = ()
             await self.precedence.give_way()
 
 

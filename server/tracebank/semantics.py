@@ -14,7 +14,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from tracebank.background import Background
-from tracebank.compaction import Compaction
+from tracebank.compaction import LOOK_EVERY_S, Compaction
 from tracebank.embedding import EmbeddingModel, EmbeddingService, load_model, vectors_name
 from tracebank.errors import ModelLoadError, TracebankError
 from tracebank.gate import Gate
@@ -171,7 +171,7 @@ class Semantics:
         former = self._looking_after
         if former is not None:
             former.cancel()
-        self._looking_after = self._background.spawn("compaction", partial(self.compaction.run, meaning))
+        self._looking_after = self._background.repeat("compaction", partial(self.compaction.turn, meaning), retry_s=LOOK_EVERY_S)
         return former
 
     def _directory(self, model: Model) -> Path:

@@ -95,18 +95,20 @@ def part_text(stored: StoredTrace, part: str, item: int) -> str:
     return trace.lessons[item].text if part == "lesson" else trace.task if part == "task" else trace.content
 
 
-def load_work(db: sqlite3.Connection, entries: Sequence[Entry], *, max_chunks: int, model: int | None = None) -> list[Work]:
+def load_work(
+    db: sqlite3.Connection, entries: Sequence[Entry], *, max_chunks: int, model: int | None = None, known_chunks: int = KNOWN_CHUNKS
+) -> list[Work]:
     """Return the first entries, at most a batch of chunks and at least one trace, by namespace.
 
-    Chunks that need no embedding, because there is no `model` or because their vectors are kept, count an eighth: to write one
-    takes less than a tenth of what embedding takes, and a commit of the index as long for one as for hundreds.
+    Of chunks that need no embedding, because there is no `model` or because their vectors are kept, `known_chunks` count as one: to
+    write one takes less than a tenth of what embedding takes, and a commit of the index as long for one as for hundreds.
     """
     chunks = vectors.counts(db, [e.row for e in entries], model)
     taken: list[Entry] = []
     cost = 0.0
     for entry in entries:
         every, missing = chunks.get(entry.row, (0, 0))
-        cost += missing + (every - missing) / KNOWN_CHUNKS
+        cost += missing + (every - missing) / known_chunks
         if taken and cost > max_chunks:
             break
         taken.append(entry)

@@ -449,7 +449,7 @@ async def test_vectors_are_written_in_small_parts_that_give_way_while_somebody_a
     """Chroma holds the interpreter's lock while it writes. Nobody asks: the parts are larger."""
     monkeypatch.setattr(precedence_module, "GIVE_WAY_S", WAIT_S)
     monkeypatch.setattr(precedence_module, "BREATH_S", 0)
-    monkeypatch.setattr(module, "QUIET_TEXTS", 12)
+    monkeypatch.setattr(precedence_module, "QUIET_TEXTS", 12)
     precedence = WatchedPrecedence()
     parts: list[tuple[int, bool]] = []
 
@@ -472,7 +472,36 @@ async def test_vectors_are_written_in_small_parts_that_give_way_while_somebody_a
                 await asyncio.sleep(0)
         await r.done()
         await r.check()
-    assert parts == [(8, True), (8, False), (8, False), (6, False)]
+        assert parts == [(8, True), (8, False), (8, False), (6, False)]
+        parts.clear()
+        await r.store.write(lambda db: traces.delete(db, list(range(1, 21))))
+        await put(r.store, *(note(str(i)) for i in range(60, 63)))
+        r.indexer.notify()
+        await r.done()
+        await r.check()
+    assert sum(upserted for upserted, _ in parts) == 3
+    assert len(parts) >= 3, "deletions go in small parts, too"
+
+
+async def test_an_index_that_is_rebuilt_between_two_parts_of_a_batch_has_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written before it was emptied is written again."""
+    monkeypatch.setattr(precedence_module, "GIVE_WAY_S", WAIT_S)
+    monkeypatch.setattr(precedence_module, "BREATH_S", 0)
+    precedence = WatchedPrecedence()
+    async with rig(tmp_path) as r:
+        r.indexer.precedence = precedence
+        with precedence.answering():
+            await put(r.store, *(note(str(i)) for i in range(30)))
+            r.indexer.notify()
+            await asyncio.wait_for(precedence.given_way.wait(), WAIT_S)
+            rebuilding = asyncio.create_task(r.indexer.rebuild("vectors"))
+            for _ in range(10):
+                await asyncio.sleep(0)
+        await rebuilding
+        await r.done()
+        await r.check()
 
 
 async def test_a_trace_that_changes_while_it_is_embedded_ends_as_it_was_last(tmp_path: Path) -> None:

@@ -148,13 +148,14 @@ class ChromaVectorIndex:
                 projection.save(self._projection_file(following))
             self._generations.begin(following)
 
-    def fill(self, namespace: int, texts: Sequence[IndexedText], up_to_row: int) -> None:
-        """Write texts into the generation that is being filled, and note how far it is."""
+    def fill(self, namespace: int, texts: Sequence[IndexedText], up_to_row: int | None) -> None:
+        """Write texts into the generation that is being filled, and note how far it is; None: there is more of these rows."""
         following = self._generations.of(namespace).following
         assert following is not None
         self._upsert(self._opened(following), texts)
-        with self._writing:
-            self._generations.filled(namespace, up_to_row)
+        if up_to_row is not None:
+            with self._writing:
+                self._generations.filled(namespace, up_to_row)
 
     def exchange(self, namespace: int, recall: float | None) -> None:
         """Let the generation that was filled answer. Nobody may search meanwhile; `tidy` then deletes the former one."""
