@@ -19,6 +19,7 @@ from tracebank.errors import IndexFaultError, ModelLoadError, StoreError
 from tracebank.forgetting import forget
 from tracebank.index.analysis import stemmed_words
 from tracebank.records import parse_trace
+from tracebank.store import traces
 
 pytestmark = pytest.mark.anyio
 
@@ -178,6 +179,37 @@ async def test_a_call_that_is_given_up_forgets_to_the_end(tmp_path: Path, tiny: 
         await chosen.wait()
     assert not holding(tmp_path)
     assert not (tmp_path / "data" / "index" / "scrub-due").exists()
+
+
+async def test_one_deletion_does_not_say_that_nothing_is_due_while_another_is_under_way(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in that moment would leave what the other one forgets."""
+    monkeypatch.setattr(erasing, "AGAIN_S", 0.01)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        for name in ("first", "second"):
+            await engine.add({"task": f"the key is {SECRET}", "trace_id": name}, engine.session(name))
+        await settled(engine)
+        due = engine.settings.data_dir / "index" / "scrub-due"
+        deleted, goes_on = asyncio.Event(), asyncio.Event()
+        forget_answers = engine.asking.forget
+
+        async def slowly(matches: Any) -> int:
+            if not deleted.is_set():
+                deleted.set()
+                await goes_on.wait()
+            return await forget_answers(matches)
+
+        monkeypatch.setattr(engine.asking, "forget", slowly)
+        second = asyncio.create_task(engine.forget(lambda db: traces.rows_of(db, ["second"])))
+        await deleted.wait()
+        assert await engine.forget(lambda db: traces.rows_of(db, ["first"])) == 1
+        assert due.exists()
+        goes_on.set()
+        assert await second == 1
+        await erased(engine)
+        assert not due.exists()
+    assert not holding(tmp_path)
 
 
 async def test_what_was_changed_just_before_is_not_meant_any_more(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

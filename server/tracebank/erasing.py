@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import sqlite3
@@ -66,6 +67,9 @@ class Eraser:
         self._forgetting = Lasting()
         # Whoever deletes marks in the store's thread.
         self._marking, self._marks = threading.Lock(), 0
+        self._deletions = itertools.count(1)
+        # Those that are under way: until what is kept of answers is gone, too, another one must not say that nothing is due.
+        self._deleting = 0
         self._later: asyncio.Task[None] | None = None
         # The namespaces whose words have to be written anew, with the deletion that was the last there.
         self._stale: dict[int, int] = {}
@@ -94,12 +98,17 @@ class Eraser:
                 self._mark(spaces)
             return traces.delete(db, rows), spaces
 
-        deleted, spaces = await self._store.write(write)
+        self._deleting += 1
+        try:
+            deleted, spaces = await self._store.write(write)
+            if deleted:
+                self._stale |= dict.fromkeys(spaces, next(self._deletions))
+                self._indexer.notify()
+                await self._forget_answers(spaces)
+        finally:
+            self._deleting -= 1
         if deleted:
-            await self._forget_answers(spaces)
-            self._indexer.notify()
-            await self._erase(spaces)
-            await self._store.shrink()
+            await self._erase()
         return deleted
 
     def _mark(self, spaces: Iterable[int]) -> None:
@@ -113,13 +122,13 @@ class Eraser:
         except OSError as error:
             raise StoreError(f"{self._due} cannot be written: {error.strerror}; nothing was deleted") from error
 
-    async def _erase(self, spaces: Iterable[int]) -> None:
-        """Take what was deleted from the store out of the indexes, as far as they are open; the rest follows in the background."""
+    async def _erase(self) -> None:
+        """Take what was deleted out of the store's log and the indexes, as far as they are open; the rest follows in the background."""
         marks = self._marks
-        self._stale |= dict.fromkeys(spaces, marks)
+        emptied = await self._shrunk()
         await to_thread.run_sync(delete_set_aside, self._directory)
         rewritten, erased = await asyncio.gather(self._rewritten(at_once=True), self._erased(SEARCHED))
-        if not (rewritten and erased and await self._unmarked(marks, SEARCHED)):
+        if not (emptied and rewritten and erased and await self._unmarked(marks, SEARCHED)):
             self._erase_later()
 
     def _erase_later(self) -> None:
@@ -127,13 +136,25 @@ class Eraser:
             self._later = self._background.spawn("erasing", self._until_erased)
 
     async def _until_erased(self) -> None:
-        while True:
-            marks = self._marks
-            rewritten = await self._rewritten()
-            await self._semantics.warm.wait()
-            if await self._erased(ALL) and rewritten and await self._unmarked(marks, ALL):
-                return
+        while not await self._erased_now():  # noqa: ASYNC110 - what keeps it from being erased tells nobody
             await asyncio.sleep(AGAIN_S)
+
+    async def _erased_now(self) -> bool:
+        marks = self._marks
+        try:
+            done = [await self._shrunk(), await self._rewritten()]
+            await self._semantics.warm.wait()
+            return await self._erased(ALL) and all(done) and await self._unmarked(marks, ALL)
+        except StoreError as error:
+            log.warning("what was forgotten is not erased yet: %s", error)
+            return False
+
+    async def _shrunk(self) -> bool:
+        try:
+            return await self._store.shrink()
+        except StoreError as error:
+            log.warning("what was forgotten is not erased yet: %s", error)
+            return False
 
     async def _rewritten(self, *, at_once: bool = False) -> bool:
         """Write the words of every namespace anew that something was deleted of; `at_once` leaves out large ones.
@@ -153,7 +174,7 @@ class Eraser:
 
     async def _unmarked(self, marks: int, sinks: Sequence[Sink]) -> bool:
         """Say that nothing is due any more. Not so where more was deleted since, or where an index was left out or is yet to come."""
-        if self._stale:
+        if self._stale or self._deleting:
             return False
         left_out = self._semantics.change is not None and "vectors_next" not in self._indexer.meanings.keys() & set(sinks)
         return not left_out and await to_thread.run_sync(self._unmark, marks)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import threading
+
 import pytest
-from samples import put, trace
+from samples import WAIT_S, put, trace
 
 from tracebank.records import Lesson
 from tracebank.store import Store, traces
@@ -44,9 +48,30 @@ async def test_what_an_update_replaces_is_forgotten_as_well(store: Store) -> Non
     assert in_files(store) == []
 
 
+async def test_a_log_that_cannot_be_emptied_because_somebody_reads_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It still holds what was forgotten; when the reader has gone it can be emptied."""
+    monkeypatch.setattr("tracebank.store.schema._BUSY_TIMEOUT_S", 0.05)
+    await put(store, trace(content=SECRET))
+    reading, read = threading.Event(), threading.Event()
+
+    def look(db: sqlite3.Connection) -> None:
+        db.execute("SELECT count(*) FROM traces").fetchone()
+        reading.set()
+        read.wait(WAIT_S)
+
+    reader = asyncio.create_task(store.read(look))
+    assert await asyncio.to_thread(reading.wait, WAIT_S)
+    await store.write(lambda db: traces.delete(db, [row for (row,) in db.execute("SELECT id FROM traces")]))
+    assert not await store.shrink()
+    assert in_files(store)
+    read.set()
+    await reader
+    assert await store.shrink()
+    assert in_files(store) == []
+
+
 async def test_shrinking_while_others_write_and_read_harms_nobody(store: Store) -> None:
     """It waits its turn."""
-    import asyncio
 
     async def write(i: int) -> None:
         await put(store, trace(f"{i}", content="word " * 2_000))

@@ -87,18 +87,22 @@ class Store:
                 db.execute("PRAGMA shrink_memory")
             self._readers.put(db)
 
-    async def shrink(self) -> None:
-        """Move what the write-ahead log holds into the file and empty the log, so that nothing forgotten stays in it."""
-        await to_thread.run_sync(self._checkpoint, limiter=self._limiter)
+    async def shrink(self) -> bool:
+        """Move what the write-ahead log holds into the file and empty the log, so that nothing forgotten stays in it.
 
-    def _checkpoint(self) -> None:
+        Returns False where somebody read for so long that it could not be emptied. Raises: StoreError.
+        """
+        return await to_thread.run_sync(self._checkpoint, limiter=self._limiter)
+
+    def _checkpoint(self) -> bool:
         db = connect(self.path)
         try:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
         finally:
             db.close()
+        return not busy
 
     def figures(self, db: sqlite3.Connection) -> dict[str, int | dict[str, int]]:
         """Return counts and bytes for `stats`."""
