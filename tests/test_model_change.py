@@ -14,7 +14,8 @@ from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
 
 from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine
-from tracebank.errors import ModelLoadError
+from tracebank.errors import IndexFaultError, ModelLoadError
+from tracebank.index import ChromaVectorIndex
 from tracebank.reporting import examine, report
 from tracebank.settings import EmbeddingSettings
 from tracebank.store import outbox
@@ -184,6 +185,69 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_former_one_at_work(tmp_p
         await changed(engine)
         assert engine.embedding.name == "next"
         assert await first(engine, "stored meanwhile") == ("late", True)
+
+
+async def test_a_model_that_cannot_embed_what_is_stored_does_not_take_over(tmp_path: Path, world: World) -> None:
+    """The former one goes on answering, and it is told why. What that one cannot embed either is no reason."""
+    await filled(tmp_path)
+    world.models["next"].failing = "task 7"
+    async with opened(tmp_path, "next") as engine:
+        await warm(engine)
+        await changed(engine)
+        assert "next cannot embed 1 of the traces, the present model all but 0" in engine.problems["model change"]
+        assert engine.embedding.name == "former"
+        assert await first(engine, "task 7") == ("t7", True)
+        assert await engine.store.read(lambda db: outbox.waiting(db, "vectors_next")) == 0
+    world.models["former"].failing = world.models["next"].failing = "poison"
+    async with opened(tmp_path, "next") as engine:
+        await engine.add({"task": "poison", "trace_id": "poison"}, engine.session())
+        await warm(engine)
+        await changed(engine)
+        assert engine.embedding.name == "next"
+        assert await first(engine, "task 7") == ("t7", True)
+
+
+async def test_a_new_index_that_cannot_be_written_does_not_take_over(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given up after some attempts; the former one goes on answering."""
+    await filled(tmp_path)
+    apply = ChromaVectorIndex.apply
+
+    def failing(self: ChromaVectorIndex, *arguments: Any) -> None:
+        if self._directory.name == "vectors-2":
+            raise IndexFaultError("it is broken")
+        apply(self, *arguments)
+
+    monkeypatch.setattr(ChromaVectorIndex, "apply", failing)
+    async with opened(tmp_path, "next") as engine:
+        await warm(engine)
+        await changed(engine)
+        assert "the index of next cannot be filled" in engine.problems["model change"]
+        assert (engine.embedding.name, await first(engine, "task 7")) == ("former", ("t7", True))
+
+
+async def test_a_change_that_is_begun_anew_uses_nothing_of_an_earlier_one(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored or forgotten in between is not in an index that was left behind."""
+    await filled(tmp_path)
+    async with opened(tmp_path, "next") as engine:
+        await warm(engine)
+        await changed(engine)
+    with monkeypatch.context() as patched:
+        # As a kill would leave it.
+        patched.setattr("tracebank.semantics.Semantics._tidy", lambda self, used: None)
+        async with opened(tmp_path, "former") as engine:
+            await warm(engine)
+            await changed(engine)
+            await engine.add({"task": "stored meanwhile", "trace_id": "late"}, engine.session())
+            await settled(engine)
+    assert directories(tmp_path) == ["vectors-1", "vectors-2"]
+    async with opened(tmp_path, "next") as engine:
+        await warm(engine)
+        await changed(engine)
+        assert engine.embedding.name == "next"
+        assert await first(engine, "stored meanwhile") == ("late", True)
+        assert all(well for _, well, _ in await examine(engine))
 
 
 async def _lose_the_model(tmp_path: Path, world: World) -> None:

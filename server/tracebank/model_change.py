@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from tracebank.embedding import EmbeddingService
-from tracebank.errors import TracebankError
+from tracebank.errors import EmbeddingError, IndexFaultError, TracebankError
 from tracebank.index import ChromaServer, ChromaVectorIndex, ServedVectorIndex
 from tracebank.indexer import Indexer
 from tracebank.meaning import Meaning
@@ -44,7 +44,7 @@ class ModelChange:
         self._between_searches, self._serve = between_searches, serve
 
     async def run(self) -> None:
-        """Bring the change to its end. Raises: ModelLoadError; the present model goes on, and nothing is left of this."""
+        """Bring the change to its end. Raises: TracebankError; the present model goes on, and nothing is left of this."""
         index: ChromaVectorIndex | None = None
         self.embedding.start()
         try:
@@ -52,9 +52,10 @@ class ModelChange:
             index = await open_vectors(self._directory, self.embedding.name, self._server)
             if index.fresh:
                 await self._store.write(lambda db: outbox.fill(db, "vectors_next"))
-                index.mark_filled()
+                await asyncio.to_thread(index.mark_filled)
             self._indexer.attach(meaning := Meaning(index, self.embedding, self._model_id), "vectors_next")
             await self._indexer.wait(("vectors_next",), up_to=None, timeout_s=None, hurry=False)
+            await self._check()
             await self._exchange(meaning)
         except BaseException as error:
             self._indexer.detach("vectors_next")
@@ -64,6 +65,14 @@ class ModelChange:
             if index is not None:
                 index.close()
             raise
+
+    async def _check(self) -> None:
+        """Look whether the new index has what the present one has. Raises: IndexFaultError, EmbeddingError."""
+        if (fault := self._indexer.faults.get("vectors_next")) is not None:
+            raise IndexFaultError(f"the index of {self.embedding.name} cannot be filled: {fault}")
+        missing, before = await self._store.read(lambda db: (outbox.aside(db, "vectors_next"), outbox.aside(db, "vectors")))
+        if missing > before:
+            raise EmbeddingError(f"{self.embedding.name} cannot embed {missing} of the traces, the present model all but {before}")
 
     async def _exchange(self, meaning: Meaning) -> None:
         async with self._indexer.exchanging(), self._between_searches():

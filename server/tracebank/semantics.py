@@ -61,7 +61,7 @@ class Semantics:
             self._store, indexer, self._settings.index, self._settings.retrieval.candidates, self._searching.closed
         )
         wanted = self._settings.embedding.model_dump_json()
-        plan = await self._store.write(lambda db: models.plan(db, self.embedding.name, wanted))
+        plan = await self._store.write(lambda db: models.plan(db, self.embedding.name, wanted, clean=self._clean))
         if plan.next is not None:
             self._use(self._former(plan.serving))
         self.embedding.start()
@@ -105,7 +105,7 @@ class Semantics:
         self._came_up("chroma", began)
         if index.fresh:
             await self._store.write(lambda db: outbox.fill(db, "vectors"))
-            index.mark_filled()
+            await to_thread.run_sync(index.mark_filled)
         try:
             await self.embedding.loaded()
         except TracebankError as error:
@@ -176,6 +176,9 @@ class Semantics:
 
     def _directory(self, model: Model) -> Path:
         return self._settings.data_dir / "index" / f"vectors-{model.id}"
+
+    def _clean(self, model: Model) -> None:
+        shutil.rmtree(self._directory(model), ignore_errors=True)
 
     def _tidy(self, used: Sequence[Model]) -> None:
         """Delete the vector indexes of models that are not in use any more."""

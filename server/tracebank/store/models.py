@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -23,8 +24,11 @@ class Plan:
     next: Model | None
 
 
-def plan(db: sqlite3.Connection, name: str, settings: str) -> Plan:
-    """Return what to open when the model of this name is wanted; what was begun for another than it is dropped."""
+def plan(db: sqlite3.Connection, name: str, settings: str, *, clean: Callable[[Model], None] = lambda model: None) -> Plan:
+    """Return what to open when the model of this name is wanted; what was begun for another than it is dropped.
+
+    `clean(model)` is called before a change to it is begun: an index that is left of an earlier one lacks what came since.
+    """
     wanted = _known(db, name, settings)
     present = _with_role(db, "serving")
     if present is None or present.id == wanted.id:
@@ -32,6 +36,7 @@ def plan(db: sqlite3.Connection, name: str, settings: str) -> Plan:
         return Plan(wanted, None)
     if (begun := _with_role(db, "next")) is None or begun.id != wanted.id:
         drop_next(db)
+        clean(wanted)
         db.execute("UPDATE models SET role = 'next' WHERE id = ?", (wanted.id,))
     return Plan(present, wanted)
 

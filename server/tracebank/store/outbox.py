@@ -81,6 +81,11 @@ def waiting(db: sqlite3.Connection, sink: str) -> int:
     return int(db.execute("SELECT count(*) FROM outbox WHERE sink = ? AND error IS NULL", (sink,)).fetchone()[0])
 
 
+def aside(db: sqlite3.Connection, sink: str) -> int:
+    """Return how many entries were set aside."""
+    return int(db.execute("SELECT count(*) FROM outbox WHERE sink = ? AND error IS NOT NULL", (sink,)).fetchone()[0])
+
+
 def is_due(db: sqlite3.Connection, sink: str, *, up_to: int | None = None) -> bool:
     """Return whether an entry is due; with `up_to`, one that somebody waits for, up to that number.
 
