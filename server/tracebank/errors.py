@@ -10,6 +10,7 @@
     │   ├── StoreVersionError      the file was written by a newer Tracebank
     │   └── StoreFullError         no space left on the device
     ├── IndexFaultError        a derived index failed (it can always be rebuilt)
+    │   └── IndexUnreachableError  it is on a server that does not answer: it may be well
     ├── EmbeddingError         a text could not be embedded
     │   └── ModelLoadError         the model could not be loaded
     ├── LlmError               a language model could not be asked, or did not answer
@@ -78,6 +79,10 @@ class StoreFullError(StoreError):
 
 class IndexFaultError(TracebankError):
     """A derived index failed. It holds nothing that the store does not, and can be rebuilt."""
+
+
+class IndexUnreachableError(IndexFaultError):
+    """The index is on a server that does not answer. It may be well: there is nothing to rebuild, only to wait for."""
 
 
 class EmbeddingError(TracebankError):

@@ -21,7 +21,15 @@ from typing import get_args
 from anyio import CapacityLimiter, to_thread
 
 from tracebank.embedding import TokenEncoder, Vectors
-from tracebank.errors import DataDirError, EmbeddingError, IndexFaultError, StoreError, StoreFullError, TracebankError
+from tracebank.errors import (
+    DataDirError,
+    EmbeddingError,
+    IndexFaultError,
+    IndexUnreachableError,
+    StoreError,
+    StoreFullError,
+    TracebankError,
+)
 from tracebank.index import IndexedText, WordIndex
 from tracebank.index.base import Index
 from tracebank.meaning import Meaning
@@ -149,7 +157,12 @@ class Indexer:
         self.notify()
 
     async def repair(self, sink: Sink, fault: IndexFaultError) -> None:
-        """Rebuild an index that failed in a search. Many searches may have failed before one rebuild is through."""
+        """Rebuild an index that failed in a search, unless it only could not be reached.
+
+        Many searches may have failed before one rebuild is through.
+        """
+        if isinstance(fault, IndexUnreachableError):
+            return
         if sink not in self._rebuilding and sink not in self.faults:
             log.warning("the index of %s failed in a search: %s", sink, fault)
             await self._recover(sink, fault)
@@ -163,7 +176,7 @@ class Indexer:
             self._wake[sink].clear()
             try:
                 await self._turn(sink)
-            except (StoreError, DataDirError) as error:
+            except (StoreError, DataDirError, IndexUnreachableError) as error:
                 log.warning("%s; the index of %s waits", error, sink)
                 await asyncio.sleep(RETRY_S)
             except Exception:
@@ -177,6 +190,8 @@ class Indexer:
         try:
             async with self._serving[sink]:
                 served = await self._serve(sink)
+        except IndexUnreachableError:
+            raise
         except IndexFaultError as error:
             await self._recover(sink, error)
             return
@@ -226,6 +241,8 @@ class Indexer:
         """Index a batch; where it fails, trace by trace, and set aside the ones that fail alone."""
         try:
             await index(work)
+        except IndexUnreachableError:
+            raise
         except (EmbeddingError, IndexFaultError) as error:
             if shutil.disk_usage(self._store.path.parent).free < FREE_BYTES_WANTED:
                 raise StoreFullError(f"no space left beside {self._store.path} for the index") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import logging
 import socket
 import subprocess
 import sys
@@ -13,11 +15,12 @@ from pathlib import Path
 
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
-from samples import TinyModel, settings_of, settled, text_of, tiny_vector
+from samples import WAIT_S, TinyModel, settings_of, settled, text_of, tiny_vector
 
 from tracebank.engine import Engine
 from tracebank.errors import IndexFaultError
 from tracebank.index import ChromaServer, ServedVectorIndex
+from tracebank.store import outbox
 
 # Chroma's client leaves connections open; they are collected before this module's next test.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
@@ -25,23 +28,36 @@ pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::pytest.Pyte
 OPEN: list[ServedVectorIndex] = []
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server's port."""
+def free_port() -> int:
+    """Return a port that nobody uses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        number = int(free.getsockname()[1])
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def served(number: int, directory: Path) -> Iterator[None]:
+    """Run a server until the body has ended."""
     command = [
-        str(Path(sys.executable).with_name("chroma")), "run", "--host", "127.0.0.1", "--port", str(number),
-        "--path", str(tmp_path_factory.mktemp("server")),
+        str(Path(sys.executable).with_name("chroma")), "run", "--host", "127.0.0.1", "--port", str(number), "--path", str(directory),
     ]  # fmt: skip
     # Nobody reads what it says of each request: into a pipe it would stop at 64 KiB.
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         while not listens(number):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 raise AssertionError(f"the server ended with {server.wait(0.05)}")
+        try:
+            yield
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server's port."""
+    number = free_port()
+    with served(number, tmp_path_factory.mktemp("server")):
         yield number
-        server.terminate()
 
 
 def listens(port: int) -> bool:
@@ -116,3 +132,30 @@ async def test_an_engine_finds_by_meaning_on_a_server(tmp_path: Path, port: int,
             found = await engine.retrieve({"query": f"upload {start}"}, engine.session())
             assert (found.dense, found.page.results[0].trace_id, engine.problems) == (True, f"{start}", {})
     assert not list((tmp_path / "data" / "index").rglob("chroma.sqlite3"))
+
+
+async def test_a_server_that_is_away_for_a_while_is_waited_for(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words answer meanwhile, and the note says why. Nothing is rebuilt or set aside; what was stored is found by meaning afterwards."""
+    monkeypatch.setattr("tracebank.retrieval.dense.RESIDENT_CHUNKS", 0)
+    monkeypatch.setattr("tracebank.indexer.RETRY_S", 0.01)
+    number = free_port()
+    settings = settings_of(tmp_path, chroma={"mode": "http", "port": number}, retrieval={"wait_ms": 0})
+    async with contextlib.AsyncExitStack() as stack:
+        with served(number, tmp_path / "server"):
+            engine = await stack.enter_async_context(Engine.open(settings))
+            await engine.add({"task": "upload before", "trace_id": "before"}, engine.session())
+            await settled(engine)
+        found = await engine.retrieve({"query": "upload"}, engine.session())
+        assert (found.dense, [result.trace_id for result in found.page.results]) == (False, ["before"])
+        assert "the index of vectors cannot be reached" in found.note
+        failed = asyncio.Event()
+        monkeypatch.setattr(logging.getLogger("tracebank.indexer"), "warning", lambda *_: failed.set())
+        await engine.add({"task": "upload meanwhile", "trace_id": "meanwhile"}, engine.session())
+        await asyncio.wait_for(failed.wait(), WAIT_S)
+        with served(number, tmp_path / "server"):
+            await settled(engine)
+            found = await engine.retrieve({"query": "upload again"}, engine.session())
+            assert (found.dense, len(found.page.results)) == (True, 2)
+            assert (engine.indexer.rebuilds["vectors"], engine.indexer.faults) == (0, {})
+            assert await engine.store.read(outbox.errors) == []
+            await stack.aclose()

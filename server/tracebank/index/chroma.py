@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from tracebank.errors import IndexFaultError
+from tracebank.errors import IndexFaultError, IndexUnreachableError
 from tracebank.index import leftovers
 from tracebank.index.base import IndexedText, Vectors, mark_directory, prepare_directory, set_aside
 from tracebank.index.generations import Generation, Generations, Pair
@@ -69,6 +69,8 @@ class ChromaVectorIndex:
         self._fresh = not prepare_directory(directory, self._format)
         try:
             self._begin()
+        except IndexUnreachableError:
+            raise
         except (IndexFaultError, ValueError):
             self._wipe()
             self._begin()
@@ -81,6 +83,11 @@ class ChromaVectorIndex:
 
     def _connect(self) -> ClientAPI:
         return _open_client(self._directory)
+
+    def _restart(self) -> None:
+        self._close_client()
+        self._wipe()
+        self._begin()
 
     def _wipe(self) -> None:
         set_aside(self._directory)
@@ -201,9 +208,7 @@ class ChromaVectorIndex:
         """Set the directory aside and start an empty one: it must work on a broken index too."""
         with self._writing, self._lock:
             self._open.clear()
-            self._close_client()
-            self._wipe()
-            self._begin()
+            self._restart()
             self._fresh = True
 
     def close(self) -> None:
@@ -280,11 +285,14 @@ def _upsert(collection: Collection, texts: Sequence[IndexedText], vectors: Vecto
 
 
 def guarded(action: Callable[[], Result]) -> Result:
-    """Run a Chroma call; whatever it raises becomes an IndexFaultError."""
+    """Run a Chroma call; whatever it raises becomes an IndexFaultError, of its kind where a server does not answer."""
     try:
         return action()
     except Exception as error:
-        raise IndexFaultError(f"Chroma: {error}") from error
+        import httpx
+
+        kind = IndexUnreachableError if isinstance(error, httpx.TransportError) else IndexFaultError
+        raise kind(f"Chroma: {error}") from error
     except BaseException as error:
         # A panic in Chroma's native part arrives as an exception that is no Exception.
         if type(error).__name__ != "PanicException":

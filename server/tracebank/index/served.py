@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracebank.errors import IndexFaultError
+from tracebank.errors import IndexFaultError, IndexUnreachableError
 from tracebank.index.base import set_aside
 from tracebank.index.chroma import ChromaVectorIndex, guarded, import_chroma
 
@@ -29,7 +29,7 @@ class ChromaServer:
 class ServedVectorIndex(ChromaVectorIndex):
     """A `VectorIndex` on a server. The directory holds what only we know of it: format, generations, projections.
 
-    A server that has lost what it held is noticed when it is opened. Raises: IndexFaultError where it cannot be reached.
+    A server that has lost what it held is noticed when it is opened. Raises: IndexUnreachableError where it does not answer.
     """
 
     def __init__(self, directory: Path, *, model: str, server: ChromaServer) -> None:
@@ -66,9 +66,18 @@ class ServedVectorIndex(ChromaVectorIndex):
         try:
             return guarded(lambda: chromadb.HttpClient(server.host, server.port, ssl=server.ssl, settings=settings))
         except IndexFaultError as error:
-            raise IndexFaultError(
+            raise IndexUnreachableError(
                 f"no Chroma server answers at {server.host}:{server.port}: start it (`chroma run`), or set chroma.mode to embedded"
             ) from error
+
+    def _restart(self) -> None:
+        # The client in use stays until another one is there.
+        former, client = self._client, self._connect()
+        self._client = client
+        _close(former)
+        self._delete_ours()
+        set_aside(self._directory)
+        self._begin()
 
     def _wipe(self) -> None:
         self._client = self._connect()
@@ -84,9 +93,13 @@ class ServedVectorIndex(ChromaVectorIndex):
             guarded(partial(self._client.delete_collection, name))
 
     def _close_client(self) -> None:
-        with contextlib.suppress(IndexFaultError):
-            guarded(getattr(self._client, "close", lambda: None))
-        # Chroma's client leaves its connections open.
-        session = getattr(getattr(self._client, "_server", None), "_session", None)
-        if session is not None:
-            session.close()
+        _close(self._client)
+
+
+def _close(client: ClientAPI) -> None:
+    with contextlib.suppress(IndexFaultError):
+        guarded(getattr(client, "close", lambda: None))
+    # Chroma's client leaves its connections open.
+    session = getattr(getattr(client, "_server", None), "_session", None)
+    if session is not None:
+        session.close()

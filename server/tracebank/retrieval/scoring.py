@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tracebank.beside import Beside
 from tracebank.embedding import Embedded, TokenVectors, unpacked
-from tracebank.errors import IndexFaultError
+from tracebank.errors import IndexFaultError, IndexUnreachableError
 from tracebank.index import ChunkKey, WordHits, WordIndex
 from tracebank.records import Filters
 from tracebank.retrieval import context, late
@@ -53,9 +53,13 @@ class Faults:
             self._found[sink] = error
             return otherwise
 
-    def names(self) -> list[str]:
-        """Return which indexes are broken."""
-        return sorted(self._found)
+    @property
+    def note(self) -> str:
+        """What is wrong, for the asker."""
+        away = sorted(sink for sink, error in self._found.items() if isinstance(error, IndexUnreachableError))
+        broken = sorted(self._found.keys() - away)
+        told = [f"the index of {' and '.join(broken)} is being rebuilt"] if broken else []
+        return "; ".join([*told, *(f"the index of {sink} cannot be reached" for sink in away)])
 
     def take(self) -> dict[Sink, IndexFaultError]:
         """Return, once, what went wrong since the last call."""

@@ -105,7 +105,7 @@ class Retriever:
         with self._metrics.timed("search"):
             found = await asyncio.gather(*(self._search_for(Asked(text, questions.get(text), filters), namespaces) for text in texts))
         if self._faults:
-            note = f"the index of {' and '.join(self._faults.names())} is being rebuilt"
+            note = self._faults.note
         ranking = merge([ranking for ranking, _ in found])
         dense = bool(questions) and all(deep for _, deep in found)
         return Searched(ranking=tuple(ranking), dense=dense, model=model if dense else "", note=note)
