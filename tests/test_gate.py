@@ -45,6 +45,28 @@ async def test_nobody_passes_until_everybody_who_has_closed_it_is_through() -> N
     assert sorted(said) == ["a in", "a out", "b in", "b out", "through"]
 
 
+async def test_who_was_told_that_it_is_open_looks_whether_it_still_is() -> None:
+    """Somebody else may have closed it in between."""
+    gate, inside = Gate(), False
+
+    async def go_through() -> None:
+        nonlocal inside
+        async with gate.passing():
+            inside = True
+
+    async def close() -> None:
+        async with gate.closed():
+            for _ in range(5):
+                await asyncio.sleep(0)
+                assert not inside
+
+    async with asyncio.TaskGroup() as group, gate.closed():
+        group.create_task(go_through())
+        await asyncio.sleep(0)
+        group.create_task(close())
+    assert inside
+
+
 async def test_who_closes_it_waits_for_those_inside() -> None:
     """And they are not disturbed."""
     gate, leave, said = Gate(), asyncio.Event(), []

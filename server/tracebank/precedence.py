@@ -32,7 +32,7 @@ class Precedence:
         self._asked_at = -LATELY_S
 
     def asked(self) -> None:
-        """Somebody calls, whatever for."""
+        """Somebody calls, who will hardly be the last."""
         self._asked_at = time.monotonic()
 
     @contextmanager
