@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import chromadb
@@ -84,3 +86,20 @@ def test_what_chroma_traces_itself_with_is_neither_loaded_nor_asked_for(tmp_path
         [sys.executable, "-c", code, str(tmp_path / "it")], env=asking, capture_output=True, encoding="utf-8", check=True
     )  # fmt: skip
     assert done.stdout.split("\n") == ["set()", "OTLPSpanExporter", ""]
+
+
+def test_what_was_deleted_cannot_be_put_together_from_chromas_index_of_words(tmp_path: Path, index: ChromaVectorIndex) -> None:
+    """It keeps three letters each, with their places."""
+
+    def trigrams_kept() -> bool:
+        with closing(sqlite3.connect(tmp_path / "it" / "chroma.sqlite3")) as db:
+            blocks = db.execute("SELECT block FROM embedding_fulltext_search_data").fetchall()
+        return any(b"qzx" in block for (block,) in blocks)
+
+    secret = text_of("the key is qzx", vector=random_texts(1, seed=7)[0].vector)
+    index.apply(1, [secret, *random_texts(40, seed=6)], [])
+    index.apply(1, [], [secret.key])
+    assert trigrams_kept()
+    index.scrub()
+    assert not trigrams_kept()
+    assert index.count(1) == 40

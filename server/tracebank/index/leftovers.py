@@ -13,6 +13,7 @@ from tracebank.errors import IndexFaultError
 
 DATABASE = "chroma.sqlite3"
 DATABASE_TIMEOUT_S = 30.0
+WORDS = "embedding_fulltext_search"
 # Chroma's number for a deletion in its queue.
 DELETED = 3
 # Of hnswlib's file: version, offset, capacity, points, bytes of a point.
@@ -30,7 +31,10 @@ def sweep(directory: Path) -> None:
 
 
 def erase_deleted(directory: Path) -> None:
-    """Take deleted texts out of the queue, which keeps the last thousand writes, and out of freed pages. Raises: IndexFaultError."""
+    """Take deleted texts out of the queue, which keeps the last thousand writes, of the index of words, and of freed pages.
+
+    Raises: IndexFaultError.
+    """
     with _connected(directory / DATABASE) as db:
         # Of a text that was written and then deleted the deletion tells all. The queue has no index to look for one by.
         db.execute("PRAGMA temp_store = MEMORY")
@@ -42,6 +46,9 @@ def erase_deleted(directory: Path) -> None:
             "DELETE FROM embeddings_queue AS q "
             "WHERE EXISTS (SELECT 1 FROM deletions d WHERE d.topic = q.topic AND d.id = q.id AND d.last > q.seq_id)"
         )
+        # Of a text that was deleted the index of its trigrams keeps all, with their places: enough to put it together again. Merged
+        # into one, 0.7 s for 30 thousand chunks, it has only what is there.
+        db.execute(f"INSERT INTO {WORDS} ({WORDS}) VALUES ('optimize')")
         db.execute("VACUUM")
         erase_unused(directory)
 
