@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,28 @@ async def test_waiting_ends_when_all_can_be_found(session: Session) -> None:
     told = await result(call(session, "wait_indexed"))
     assert told == {"pending": 0, "meaning": True, "note": ""}
     assert await session.engine.store.read(lambda db: outbox.waiting(db, "vectors")) == 0
+
+
+async def test_a_full_disk_ends_the_waiting_with_the_reason_and_room_lets_the_index_go_on(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma is not even asked: without space it would never come back. Nothing is set aside or rebuilt for it."""
+    usage = shutil.disk_usage(session.engine.settings.data_dir)
+    with monkeypatch.context() as patched:
+        patched.setattr("tracebank.indexer.RETRY_S", 0.01)
+        patched.setattr("tracebank.indexer.shutil.disk_usage", lambda path: usage._replace(free=1_000_000))
+        await add(session, "no room")
+        told = await result(call(session, "wait_indexed"))
+        assert told["pending"] > 0
+        assert told["stalled"].startswith("no space left beside ")
+        assert told["stalled"].endswith("(0 MiB, 32 are wanted: free some)")
+        findings = (await result(call(session, "doctor")))["findings"]
+        assert ("index of vectors", False) in [(finding["what"], finding["well"]) for finding in findings]
+        patched.undo()
+        patched.setattr("tracebank.indexer.RETRY_S", 0.01)
+        assert await session.engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=WAIT_S)
+    assert (await result(call(session, "wait_indexed")))["pending"] == 0
+    assert (session.engine.indexer.stalled, session.engine.indexer.rebuilds["vectors"]) == ({}, 0)
 
 
 async def test_what_others_store_meanwhile_is_not_waited_for(session: Session, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

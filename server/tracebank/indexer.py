@@ -67,6 +67,8 @@ class Indexer:
         self._suspects: set[tuple[Sink, int]] = set()
         self.rebuilds: dict[str, int] = dict.fromkeys(ALL_SINKS, 0)
         self.faults: dict[str, str] = {}
+        # Why an index does not go on, until it does: the disk is full, or its server does not answer.
+        self.stalled: dict[Sink, str] = {}
 
     def attach(self, meaning: Meaning, sink: Sink = "vectors") -> None:
         """Hand over a model and its vector index, once both are open: its loop may begin."""
@@ -178,6 +180,8 @@ class Indexer:
                 await self._turn(sink)
             except (StoreError, DataDirError, IndexUnreachableError) as error:
                 log.warning("%s; the index of %s waits", error, sink)
+                self.stalled[sink] = str(error)
+                await self._announce()
                 await asyncio.sleep(RETRY_S)
             except Exception:
                 # Whatever it is: an indexer that ends would leave everything unindexed until the next start.
@@ -190,6 +194,7 @@ class Indexer:
         try:
             async with self._serving[sink]:
                 served = await self._serve(sink)
+                self.stalled.pop(sink, None)
         except IndexUnreachableError:
             raise
         except IndexFaultError as error:
@@ -230,6 +235,9 @@ class Indexer:
             # In small parts all of a large batch would take seconds, and what somebody waits for comes with the next one.
             known_chunks=1 if meaning and self.precedence.lately else KNOWN_CHUNKS,
         )  # fmt: skip
+        if entries and meaning:
+            # Where it finds no space Chroma never comes back.
+            self._look_for_space()
         for work in await self._store.read(load) if entries else []:
             with self._metrics.timed(f"index_{sink}"):
                 await self._index_or_set_aside(sink, work, index)
@@ -244,13 +252,18 @@ class Indexer:
         except IndexUnreachableError:
             raise
         except (EmbeddingError, IndexFaultError) as error:
-            if shutil.disk_usage(self._store.path.parent).free < FREE_BYTES_WANTED:
-                raise StoreFullError(f"no space left beside {self._store.path} for the index") from error
+            self._look_for_space()
             if len(work.entries) > 1:
                 for entry in work.entries:
                     await self._index_or_set_aside(sink, replace(work, entries=[entry]), index)
                 return
             await self._set_aside(sink, work.entries[0], error)
+
+    def _look_for_space(self) -> None:
+        """Raise StoreFullError where there is hardly any left."""
+        if (free := shutil.disk_usage(self._store.path.parent).free) < FREE_BYTES_WANTED:
+            left = f"{free // 1_048_576} MiB, {FREE_BYTES_WANTED // 1_048_576} are wanted: free some"
+            raise StoreFullError(f"no space left beside {self._store.path} for the index ({left})")
 
     async def _set_aside(self, sink: Sink, entry: Entry, error: TracebankError) -> None:
         """Keep a trace that cannot be indexed out of everybody's way. Raises: IndexFaultError where it is not its fault."""

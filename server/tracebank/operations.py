@@ -65,6 +65,7 @@ def _parse_line(line: str, session: Session, namespace: str | None) -> Trace:
 async def wait_indexed(session: Session) -> Events:
     """Yield how many index entries are pending, until all that is stored by now can be found, by meaning too where there is a model.
 
+    Where an index cannot go on, for instance on a full disk, it ends with the reason (`stalled`).
     What others add meanwhile is not waited for: they may never pause.
     """
     engine = session.engine
@@ -83,6 +84,9 @@ async def wait_indexed(session: Session) -> Events:
             async with asyncio.timeout(PROGRESS_S):
                 await engine.warm.wait()
     while left := await engine.store.read(pending):
+        if stalled := "; ".join(sorted({engine.indexer.stalled[sink] for sink in awaited() if sink in engine.indexer.stalled})):
+            yield {"pending": left, "stalled": stalled, "meaning": engine.retriever.deep, "note": stalled}
+            return
         yield {"pending": left, "loading": False}
         await engine.indexer.wait(awaited(), up_to=None, timeout_s=PROGRESS_S)
     problem = engine.embedding.error or engine.problems.get("meaning", "")

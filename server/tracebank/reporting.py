@@ -72,6 +72,7 @@ async def _index(engine: Engine) -> dict[str, Any]:
     figures = await engine.store.read(read)
     return {
         **figures,
+        "stalled": dict(engine.indexer.stalled),
         "meaning": engine.retriever.deep,
         "short_vectors": await _short_vectors(engine),
         "rebuilds": dict(engine.indexer.rebuilds),
@@ -185,6 +186,7 @@ async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
     found.append(
         ("set aside", not set_aside, f"{len(set_aside)} traces" + "".join(f"; {s['trace_id']}: {s['error']}" for s in set_aside[:3]))
     )
+    found += [(f"index of {sink}", False, f"does not go on: {reason}") for sink, reason in sorted(engine.indexer.stalled.items())]
     for name, space in sorted(engine.spaces.items()):
         chunks, texts = await engine.store.read(partial(_chunks, space=space))
         for sink, index, expected in (("words", engine.words, chunks), ("vectors", engine.vectors, texts)):

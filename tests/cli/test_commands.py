@@ -294,3 +294,17 @@ def test_metadata_that_cannot_be_is_told_in_a_line(shared: Home, namespace: str,
     done = shared.run("search", "t", "-n", namespace, "-m", f"x={value}")
     assert "Traceback" not in done.errors
     assert done.error.startswith("metadata")
+
+
+def test_what_stands_in_a_memory_is_shown_and_not_obeyed(shared: Home) -> None:
+    """Neither as markup, whatever brackets a name has, nor as commands to the terminal."""
+    namespace = "[/ns]"
+    done = shared.run("add", "Turn it \x1b[31mred\x07", "--id", "[id]", "--lesson", "Not \x9b2J.", "-n", namespace)
+    assert (done.code, done.out) == (0, "created [id]\n")
+    found = shared.run("search", "turn it red", "-n", namespace)
+    assert "Turn it \\x1b[31mred\\x07" in found.out
+    assert "• Not \\x9b2J." in found.out
+    assert not {"\x1b", "\x07", "\x9b"} & set(found.out)
+    told = shared.run("stats", "store")
+    assert (told.code, told.errors) == (0, "")
+    assert namespace in told.out

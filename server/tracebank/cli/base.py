@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -28,6 +29,9 @@ for stream in (sys.stdin, sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+# All but tab and line feed.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; default: the setting.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -69,6 +73,11 @@ def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callabl
         os._exit(code)
 
     return run
+
+
+def plain(text: object) -> str:
+    """Return a text from a memory as a terminal may have it: what would move its cursor or colour it is shown and not done."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
 
 
 def show_json(value: object) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tracebank.cli.base import JsonOption, NamespaceOption, command, err, out, show_json
+from tracebank.cli.base import JsonOption, NamespaceOption, command, err, out, plain, show_json
 from tracebank.errors import InputError
 from tracebank.remote import engine, last
 
@@ -71,12 +71,12 @@ async def search(
         return
     for result in found["results"]:
         out.print(f"[bold]{result['score']:.2f}[/] {result['outcome']:8}", end=" ")
-        out.print(f"{result['trace_id']}  {result['occurred_at'][:10]}", markup=False, style="cyan")
-        out.print("  " + result["task"], markup=False, highlight=False)
+        out.print(plain(f"{result['trace_id']}  {result['occurred_at'][:10]}"), markup=False, style="cyan")
+        out.print(plain("  " + result["task"]), markup=False, highlight=False)
         for lesson in result["lessons"]:
-            out.print("  • " + lesson.replace("\n", "\n    "), markup=False, highlight=False)
+            out.print(plain("  • " + lesson.replace("\n", "\n    ")), markup=False, highlight=False)
     if found["note"] or not found["results"]:
-        err.print(found["note"] or "nothing found", markup=False)
+        err.print(plain(found["note"] or "nothing found"), markup=False)
 
 
 @command
@@ -97,7 +97,7 @@ async def add(
     }  # fmt: skip
     async with engine() as call:
         added = await last(call("add", trace={name: value for name, value in trace.items() if value is not None}))
-    show_json(added) if as_json else out.print(f"{added['status']} {added['trace_id']}", highlight=False)
+    show_json(added) if as_json else out.print(plain(f"{added['status']} {added['trace_id']}"), markup=False, highlight=False)
 
 
 @command
@@ -126,7 +126,7 @@ async def forget(
         show_json(result)
         return
     for item in result["sample"]:
-        out.print(f"{item['trace_id']}  {item['task']}", markup=False, highlight=False)
+        out.print(plain(f"{item['trace_id']}  {item['task']}"), markup=False, highlight=False)
     if yes:
         err.print(f"{result['deleted']} traces deleted", highlight=False)
     else:

@@ -48,9 +48,14 @@ async def import_(
                         print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
             progress.update(reading, total=stored)
             indexed = await _follow_indexing(call, progress)
-    note = "" if indexed.get("meaning", True) else f" (by words alone: {indexed['note']})"
-    err.print(f"{stored} traces imported and searchable{note}" + (f"; {failed} lines were not" if failed else ""), highlight=False)
-    return 1 if failed else 0
+    if stalled := indexed.get("stalled"):
+        told = f"{stored} traces imported, but not all can be found yet: {stalled}"
+    else:
+        told = f"{stored} traces imported and searchable" + (
+            "" if indexed.get("meaning", True) else f" (by words alone: {indexed['note']})"
+        )
+    err.print(told + (f"; {failed} lines were not" if failed else ""), markup=False, highlight=False)
+    return 1 if failed or stalled else 0
 
 
 def _open(name: str, stack: ExitStack) -> Iterator[Line]:
@@ -103,6 +108,8 @@ def _progress() -> Progress:
 async def _follow_indexing(call: Call, progress: Progress) -> dict[str, Any]:
     bar = None
     async for event in call("wait_indexed"):
+        if "stalled" in event:
+            return event
         if event["pending"] or event.get("loading"):
             bar = progress.add_task("indexed", total=event["pending"]) if bar is None else bar
             total = progress.tasks[bar].total or 0

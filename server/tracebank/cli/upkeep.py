@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from tracebank.cli.base import JsonOption, NamespaceOption, command, err, out, show_json
+from tracebank.cli.base import JsonOption, NamespaceOption, command, err, out, plain, show_json
 from tracebank.remote import engine, last
 
 
@@ -23,7 +24,9 @@ async def stats(section: Annotated[str, typer.Argument(help="One section, or all
     for name, part in figures.items():
         table = Table("name", "value", title=name, title_justify="left", show_header=False)
         for key, value in part.items() if isinstance(part, dict) else enumerate(part, 1):
-            table.add_row(str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            # As text: brackets in a name are no markup.
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            table.add_row(Text(plain(key)), Text(plain(shown)))
         out.print(table)
 
 
@@ -39,7 +42,7 @@ async def doctor(
     else:
         for finding in findings:
             out.print("[green]ok [/]" if finding["well"] else "[red]bad[/]", end=" ")
-            out.print(f"{finding['what']}: {finding['found']}", markup=False, highlight=False)
+            out.print(plain(f"{finding['what']}: {finding['found']}"), markup=False, highlight=False)
     return 0 if all(finding["well"] for finding in findings) else 1
 
 
@@ -59,11 +62,11 @@ async def consolidate(
         for group in report["groups"]:
             out.print(f"[bold]{group['kind']}[/]")
             for member in group["lessons"]:
-                out.print(f"  {member['trace_id']} ({member['outcome']}): {member['lesson']}", markup=False, highlight=False)
+                out.print(plain(f"  {member['trace_id']} ({member['outcome']}): {member['lesson']}"), markup=False, highlight=False)
         kinds = report["kinds_of_episodes"]
         for kind in kinds["largest"]:
             rate = "outcome unknown" if kind["success_rate"] is None else f"{kind['success_rate']:.0%} succeeded"
-            out.print(f"{kind['episodes']} episodes ({rate}): {kind['task']}", markup=False, highlight=False)
+            out.print(plain(f"{kind['episodes']} episodes ({rate}): {kind['task']}"), markup=False, highlight=False)
         episodes = f"{kinds['episodes']} episodes of {kinds['kinds']} kinds"
         err.print(f"{len(report['groups'])} groups among {report['lessons']} lessons; {episodes}", highlight=False)
 
@@ -85,4 +88,4 @@ async def questions(
     else:
         for question in told["questions"]:
             where = ", ".join(question["namespaces"])
-            out.print(f"{question['times']}  {where}: {' | '.join(question['query'])}", markup=False, highlight=False)
+            out.print(plain(f"{question['times']}  {where}: {' | '.join(question['query'])}"), markup=False, highlight=False)
