@@ -115,6 +115,24 @@ def test_lessons_of_what_does_not_fit_are_left_out_and_counted_unless_they_are_a
     assert page.results[0].lessons
 
 
+@pytest.mark.parametrize("max_tokens", range(65, 130, 5))
+def test_a_small_budget_shows_the_beginning_of_the_best(max_tokens: int) -> None:
+    """Not all of one that fits less and is shorter; and the hint that there is more is whole or not there."""
+    found = found_of(trace("the-best-of-them-all", task="When the deployment of the server has failed " * 4), trace("x", task="Cake"))
+    page = present(found, tokenizer=ESTIMATE, max_tokens=max_tokens, detail="concise", several=False)
+    assert 'id="the-best-of-them-all"' in page.text
+    assert "\nTask: When the deployment" in page.text
+    assert page.text.endswith(("</memory>", "raise max_tokens to read them.)"))
+
+
+def test_where_there_is_no_room_for_the_best_nothing_is_shown_in_its_place() -> None:
+    """Only that there is more."""
+    found = found_of(trace("the-best-of-them-all", task="When the deployment of the server has failed"), trace("x", task="Cake"))
+    page = present(found, tokenizer=ESTIMATE, max_tokens=60, detail="concise", several=False)
+    assert page.text.splitlines()[1:] == ["(2 more found: raise max_tokens to read them.)"]
+    assert [result.trace_id for result in page.results] == ["the-best-of-them-all", "x"]
+
+
 def test_a_failure_is_a_warning_and_one_of_several_near_equal_ones_says_how_many() -> None:
     """An agent must not take it for advice."""
     found = found_of(trace("bad", task="Deploy on Friday", outcome=Outcome.FAILURE), trace("good", task="Deploy on Monday"))
