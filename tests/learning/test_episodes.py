@@ -345,6 +345,105 @@ async def test_an_episode_is_abandoned_by_the_clock_while_the_engine_runs(tmp_pa
         assert await engine.trace(episode_id, engine.session()) is not None
 
 
+class Gate:
+    """A reflector that waits until it is opened."""
+
+    name = "gate"
+
+    def __init__(self) -> None:
+        self.entered, self.open = asyncio.Event(), asyncio.Event()
+
+    async def reflect(self, attempt: Attempt) -> Reflection:
+        """Wait."""
+        self.entered.set()
+        await self.open.wait()
+        return Reflection()
+
+
+async def test_an_episode_that_is_resumed_while_another_is_given_up_stays_open(tmp_path: Path) -> None:
+    """Both were due when it was looked; a step that was acknowledged since then counts."""
+    now = [1_000_000.0]
+    async with Engine.open(settings_of(tmp_path, learning=LATE), clock=lambda: now[0]) as engine:
+        session, gate = engine.session(), Gate()
+        first, second = await episode_of(session, BAD), await episode_of(session, BAD)
+        engine.reflectors.append(gate)
+        now[0] += 86_400.0
+        closing = asyncio.create_task(engine.learner.episodes.close_abandoned())
+        async with asyncio.timeout(WAIT_S):
+            await gate.entered.wait()
+        await engine.log_steps({"episode_id": second, "steps": [GOOD]}, session)
+        gate.open.set()
+        await closing
+        assert set(engine.learner.episodes.step_log.open) == {second}
+        assert await engine.trace(first, session) is not None
+        await complete(session, second, lessons=["Mine."])
+        stored = await engine.trace(second, session)
+        assert stored is not None
+        assert (stored.trace.outcome, stored.trace.lessons[0].content, stored.trace.metadata["steps"]) == ("success", "Mine.", 2)
+
+
+async def given_up(engine: Engine, now: list[float], *steps: dict[str, Any]) -> str:
+    """Return the id of an episode that was closed as abandoned."""
+    episode_id = await episode_of(engine.session(), *steps)
+    now[0] += 86_400.0
+    await engine.learner.episodes.close_abandoned()
+    return episode_id
+
+
+@pytest.mark.parametrize("steps", [(BAD, FIX, GOOD), ()], ids=["steps", "none"])
+async def test_an_agent_that_comes_back_to_an_abandoned_episode_ends_it_after_all(
+    tmp_path: Path, steps: tuple[dict[str, Any], ...]
+) -> None:
+    """As if it had ended it in time: judged by all its steps, with its own words, and once however often it says so."""
+    now = [1_000_000.0]
+    async with Engine.open(settings_of(tmp_path, learning=LATE), clock=lambda: now[0]) as engine:
+        session = engine.session()
+        in_time = await complete(session, await episode_of(session, *steps, task="Something else altogether"), lessons=["Mine."])
+        episode_id = await given_up(engine, now, *steps)
+        before = await engine.store.read(lambda db: patterns.of_traces(db, traces.rows_of(db, [episode_id]), min_seen=1))
+        late, again = await asyncio.gather(*(complete(session, episode_id, lessons=["Mine."], summary="Back.") for _ in range(2)))
+        assert again.seq is None or late.seq is None
+        assert (late.lessons, late.reward_parts, late.reward) == (again.lessons, again.reward_parts, again.reward)
+        assert late.lessons[0] == "Mine."
+        assert {**late.reward_parts, "novelty": 0} == {**in_time.reward_parts, "novelty": 0}
+        stored = await engine.trace(episode_id, session)
+        assert stored is not None
+        assert (stored.trace.outcome, stored.trace.tags, stored.trace.metadata["steps"]) == ("success", ("episode",), len(steps))
+        assert stored.trace.content.startswith("Back.")
+        assert all(step["action"] in stored.trace.content for step in steps)
+        after = await engine.store.read(lambda db: patterns.of_traces(db, traces.rows_of(db, [episode_id]), min_seen=1))
+        assert [(p.key, p.seen, p.judged) for p in after] == [(p.key, p.seen, p.judged + 1) for p in before]
+        assert await engine.store.read(lambda db: db.execute("SELECT count(*) FROM steps").fetchone()[0]) == 0
+        assert (await complete(session, episode_id, "failure")).reward == late.reward
+
+
+async def test_an_abandoned_episode_is_not_compared_with_itself(tmp_path: Path) -> None:
+    """It is as new as it was."""
+    now = [1_000_000.0]
+    async with Engine.open(settings_of(tmp_path, learning=LATE), clock=lambda: now[0]) as engine:
+        episode_id = await given_up(engine, now, GOOD)
+        await settled(engine)
+        assert (await complete(engine.session(), episode_id)).reward_parts["novelty"] == 1
+
+
+async def test_an_abandoned_episode_that_is_forgotten_leaves_no_step_and_does_not_come_back(tmp_path: Path) -> None:
+    """Also while its agent ends it."""
+    now = [1_000_000.0]
+    async with Engine.open(settings_of(tmp_path, learning=LATE), clock=lambda: now[0]) as engine:
+        session, gate = engine.session(), Gate()
+        episode_id = await given_up(engine, now, BAD, FIX)
+        engine.reflectors.append(gate)
+        ending = asyncio.create_task(complete(session, episode_id))
+        async with asyncio.timeout(WAIT_S):
+            await gate.entered.wait()
+        await engine.forget(lambda db: traces.rows_of(db, [episode_id]))
+        gate.open.set()
+        with pytest.raises(InputError, match="is not known: take it from the answer of log_steps"):
+            await ending
+        assert await engine.trace(episode_id, session) is None
+        assert await engine.store.read(lambda db: db.execute("SELECT count(*) FROM steps").fetchone()[0]) == 0
+
+
 async def test_what_is_learned_from_a_trace_is_forgotten_with_it(engine: Engine, session: Session) -> None:
     """Its episode, its feedback, its part of every pattern."""
     first, second = [await complete(session, await episode_of(session, BAD, FIX, GOOD)) for _ in range(2)]

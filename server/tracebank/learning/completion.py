@@ -71,8 +71,11 @@ class Judge:
         self._store, self._similar, self._reflectors, self._summarizers = store, similar, reflectors, summarizers
         self._settings, self._metrics = settings, metrics
 
-    async def judge(self, attempt: Attempt, namespace: str, said: Completion) -> Judgement:
-        """Return all parts, found side by side. What the agent said itself wins, and is not asked for."""
+    async def judge(self, attempt: Attempt, namespace: str, said: Completion, *, before: int | None = None) -> Judgement:
+        """Return all parts, found side by side. What the agent said itself wins, and is not asked for.
+
+        `before` is the row of the trace that the attempt already has: it is not compared with itself.
+        """
         problems: dict[str, str] = {}
         plain = reward(attempt.outcome, attempt.observed, like_efforts=(), similarity=0.0)
         reflecting = [self._part(f"reflection_{r.name}", r.reflect(attempt), Reflection(), problems) for r in self._reflectors]
@@ -80,7 +83,7 @@ class Judge:
         summing = [self._part("summary", to_thread.run_sync(summary, attempt), "", problems)]
         summing += [self._part(f"summary_{s.name}", s.summarize(attempt), "", problems) for s in asked]
         rewarded, summaries, reflections = await asyncio.gather(
-            self._part("reward", self._reward(attempt, namespace, problems), plain, problems),
+            self._part("reward", self._reward(attempt, namespace, before, problems), plain, problems),
             asyncio.gather(*summing),
             asyncio.gather(*reflecting),
         )
@@ -103,11 +106,11 @@ class Judge:
             problems[name] = one_line(f"{type(error).__name__}: {error}", PROBLEM_CHARS)
         return fallback
 
-    async def _reward(self, attempt: Attempt, namespace: str, problems: dict[str, str]) -> Reward:
+    async def _reward(self, attempt: Attempt, namespace: str, before: int | None, problems: dict[str, str]) -> Reward:
         found: Sequence[tuple[int, float]] = ()
         try:
             async with asyncio.timeout(COMPARISON_TIMEOUT_S):
-                found = await self._similar(attempt.task, namespace)
+                found = [one for one in await self._similar(attempt.task, namespace) if one[0] != before]
         except TimeoutError:
             problems["comparison"] = f"the search for earlier episodes of the like took longer than {COMPARISON_TIMEOUT_S:g} s"
         like = [row for row, similarity in found if similarity >= LIKE]

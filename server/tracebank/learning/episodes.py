@@ -70,7 +70,7 @@ class Episodes:
     ) -> None:
         self._store, self.step_log, self._judge, self._keep = store, step_log, judge, keep
         self._settings, self._limits, self._now_ms = settings, limits, now_ms
-        self._endings = Lasting()
+        self._endings, self._reviving = Lasting(), asyncio.Lock()
 
     async def close(self) -> None:
         """Finish the completions that have begun, and store all steps."""
@@ -84,19 +84,37 @@ class Episodes:
     async def complete(self, raw: Mapping[str, Any], recalled: Sequence[TraceName] = ()) -> Completed:
         """End an episode: judge it, and store its trace. `recalled` are the memories that its agent had read.
 
-        Doing it again returns the same. Raises: InputError, StoreError; then the episode stays open.
+        Doing it again returns the same. One that was closed as abandoned is judged again, now that its agent has come back.
+        Raises: InputError, StoreError; then the episode stays as it was.
         """
         # An agent that cancels must not leave an episode that is complete in the store and open in memory.
         return await self._endings.run(self._end(parse_completion(raw, limits=self._limits), recalled))
 
-    async def _end(self, said: Completion, recalled: Sequence[TraceName], *, tags: Sequence[str] = (TAG,)) -> Completed:
+    async def _end(self, said: Completion, recalled: Sequence[TraceName]) -> Completed:
         async with self.step_log.completing(said.episode_id) as held:
-            if held is None:
+            if held is not None:
+                return await self._judged(*held, said, recalled)
+        async with self._reviving:
+            found = await self._store.read(lambda db: episodes.tagged(db, said.episode_id, ABANDONED_TAG))
+            if found is None:
                 return await self._completed_before(said.episode_id)
-            episode, steps = held
-            attempt = await to_thread.run_sync(self._attempt, episode, steps, said.outcome)
-            judgement = await self._judge.judge(attempt, episode.namespace, said)
-            return await self._store_trace(episode, attempt, said, judgement, recalled, tags)
+            steps = await self._store.read(lambda db: episodes.steps_of(db, said.episode_id))
+            return await self._judged(Episode.of(found[0]), steps, said, recalled, before=found[1])
+
+    async def _judged(
+        self,
+        episode: Episode,
+        steps: Sequence[Step],
+        said: Completion,
+        recalled: Sequence[TraceName] = (),
+        *,
+        before: int | None = None,
+        abandoned: bool = False,
+    ) -> Completed:
+        """Judge an episode and store its trace; `before` is the row of the trace that it has had as an abandoned one."""
+        attempt = await to_thread.run_sync(self._attempt, episode, steps, said.outcome)
+        judgement = await self._judge.judge(attempt, episode.namespace, said, before=before)
+        return await self._store_trace(episode, attempt, said, judgement, recalled, before=before, abandoned=abandoned)
 
     def _attempt(self, episode: Episode, steps: Sequence[Step], outcome: Outcome) -> Attempt:
         observed = observe(steps, waiting_actions=self._settings.waiting_actions)
@@ -105,7 +123,7 @@ class Episodes:
     async def _completed_before(self, episode_id: str) -> Completed:
         result = await self._store.read(lambda db: episodes.result_of(db, episode_id))
         if result is None:
-            raise InputError("episode_id", f"{shown(episode_id)} is not known: take it from the answer of log_steps")
+            raise _unknown(episode_id)
         return Completed(**{**result, "lessons": tuple(result["lessons"]), "patterns": tuple(result["patterns"])})
 
     async def _store_trace(
@@ -115,14 +133,16 @@ class Episodes:
         said: Completion,
         judgement: Judgement,
         recalled: Sequence[TraceName],
-        tags: Sequence[str],
+        *,
+        before: int | None,
+        abandoned: bool,
     ) -> Completed:
         room = max(0, self._limits.lessons - len(said.lessons))
         lessons = (*said.lessons, *judgement.reflection.lessons[:room])
         trace = Trace(
             trace_id=episode.episode_id, namespace=episode.namespace, task=episode.task, outcome=said.outcome, lessons=lessons,
             content="\n\n".join(part for part in (judgement.summary, transcript(attempt.steps)) if part),
-            tags=tuple(tags), metadata=_metadata(attempt, judgement),
+            tags=(TAG, ABANDONED_TAG) if abandoned else (TAG,), metadata=_metadata(attempt, judgement),
         )  # fmt: skip
         keys = patterns.patterns_of(attempt.steps, attempt.observed, waiting_actions=self._settings.waiting_actions)
         completed = Completed(
@@ -132,13 +152,17 @@ class Episodes:
         written: list[Completed] = []
 
         def also(db: sqlite3.Connection, added: Added) -> None:
+            if before not in (None, added.row):
+                # What was forgotten while it was judged must not come back.
+                raise _unknown(episode.episode_id)
             space = traces.namespace_id(db, trace.namespace)
             pattern_rows.add(db, space, keys, trace=added.row, credit=CREDIT[said.outcome])
             known = patterns.hints(pattern_rows.of_traces(db, [added.row], min_seen=patterns.MIN_SEEN))
             whole = replace(completed, patterns=tuple(known))
-            episodes.close(
-                db, episodes.Closing(episode_id=episode.episode_id, effort=attempt.observed.effort, result=_fields(whole)), added.row
+            closing = episodes.Closing(
+                episode_id=trace.trace_id, effort=attempt.observed.effort, result=_fields(whole), keep_steps=abandoned
             )
+            episodes.close(db, closing, added.row)
             if said.outcome == Outcome.SUCCESS:
                 self._credit(db, recalled)
             written.append(whole)
@@ -184,21 +208,35 @@ class Episodes:
 
     async def _abandoned(self) -> list[Episode]:
         """Wait until there are episodes that have had no step for too long, and return them."""
-        log_of_steps, limit_ms = self.step_log, self._settings.abandon_after_s * 1000
+        log_of_steps = self.step_log
         while True:
             log_of_steps.changed.clear()
-            due = [e for e in log_of_steps.open.values() if e.updated_at_ms + limit_ms <= self._now_ms()]
+            due = [e for e in log_of_steps.open.values() if self._left_ms(e) <= 0]
             if due:
                 return due
             if not log_of_steps.open:
                 await log_of_steps.changed.wait()
-            left_ms = min((e.updated_at_ms for e in log_of_steps.open.values()), default=0) + limit_ms - self._now_ms()
+            left_ms = min(map(self._left_ms, log_of_steps.open.values()), default=0)
             await asyncio.sleep(min(LONGEST_WAIT_S, max(0.0, left_ms / 1000)))
 
+    def _left_ms(self, episode: Episode) -> float:
+        """Return the time that is left until an episode counts as abandoned."""
+        return episode.updated_at_ms + self._settings.abandon_after_s * 1000 - self._now_ms()
+
     async def _abandon(self, episode: Episode) -> None:
-        said = Completion(episode_id=episode.episode_id, outcome=Outcome.UNKNOWN)
-        await self._endings.run(self._end(said, (), tags=(TAG, ABANDONED_TAG)))
-        log.info("the episode %s is closed: no step for %g s", episode.episode_id, self._settings.abandon_after_s)
+        await self._endings.run(self._give_up(episode.episode_id))
+
+    async def _give_up(self, episode_id: str) -> None:
+        said = Completion(episode_id=episode_id, outcome=Outcome.UNKNOWN)
+        # It may have had a step while others were judged before it.
+        async with self.step_log.completing(episode_id, only_if=lambda episode: self._left_ms(episode) <= 0) as held:
+            if held is not None:
+                await self._judged(*held, said, abandoned=True)
+                log.info("the episode %s is closed: no step for %g s", episode_id, self._settings.abandon_after_s)
+
+
+def _unknown(episode_id: str) -> InputError:
+    return InputError("episode_id", f"{shown(episode_id)} is not known: take it from the answer of log_steps")
 
 
 def _fields(completed: Completed) -> dict[str, Any]:

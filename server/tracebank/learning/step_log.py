@@ -226,10 +226,12 @@ class StepLog:
         return episode, await self._store.read(lambda db: episodes.steps_of(db, episode_id))
 
     @asynccontextmanager
-    async def completing(self, episode_id: str) -> AsyncIterator[tuple[Episode, Sequence[Step]] | None]:
+    async def completing(
+        self, episode_id: str, *, only_if: Callable[[Episode], bool] = lambda episode: True
+    ) -> AsyncIterator[tuple[Episode, Sequence[Step]] | None]:
         """Hold an episode while it is ended: it takes no more steps, and is no longer open if the body succeeds.
 
-        Yields None where it is not open, or no longer after waiting for somebody else who was ending it.
+        Yields None where it is not open, no longer after waiting for somebody else who was ending it, or not as `only_if` wants it.
         """
         episode = self.open.get(episode_id)
         if episode is None:
@@ -237,6 +239,9 @@ class StepLog:
             return
         async with episode.completing:
             found = await self.read(episode_id)
+            # Asked only now: steps that were on their way when the episode was taken are in by now.
+            if found is not None and not only_if(found[0]):
+                found = None
             yield found
             if found is not None:
                 del self.open[episode_id]

@@ -30,7 +30,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenEpisode:
-    """An open episode as the store knows it."""
+    """An episode that its agent has not ended, as the store knows it."""
 
     episode_id: str
     namespace: str
@@ -43,11 +43,15 @@ class OpenEpisode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What is kept of an episode beside its trace: `effort` is its steps and retries, `result` the answer to its agent."""
+    """What is kept of an episode beside its trace: `effort` is its steps and retries, `result` the answer to its agent.
+
+    `keep_steps`: where its agent has not ended it, and may still do so.
+    """
 
     episode_id: str
     effort: int
     result: dict[str, Any]
+    keep_steps: bool = False
 
 
 def put(db: sqlite3.Connection, records: Iterable[StepRecord]) -> None:
@@ -81,11 +85,24 @@ _STEP_BYTES = " + ".join([*(f"length(CAST(s.{part} AS BLOB))" for part in ("acti
 
 def open_episodes(db: sqlite3.Connection) -> list[OpenEpisode]:
     """Return the open episodes, oldest first."""
+    return _episodes(db, "e.trace IS NULL")
+
+
+def tagged(db: sqlite3.Connection, episode_id: str, tag: str) -> tuple[OpenEpisode, int] | None:
+    """Return an episode that is closed, and the row of its trace, where that has a tag; None where there is no such episode."""
+    found = db.execute(
+        "SELECT e.trace FROM episodes e JOIN tags g ON g.trace = e.trace WHERE e.episode_id = ? AND g.tag = ?", (episode_id, tag)
+    ).fetchone()
+    return (_episodes(db, "e.episode_id = ?", episode_id)[0], int(found[0])) if found else None
+
+
+def _episodes(db: sqlite3.Connection, where: str, *arguments: str) -> list[OpenEpisode]:
     found = db.execute(
         "SELECT e.episode_id, n.name, e.task, e.started_at_ms, e.updated_at_ms, coalesce(max(s.ordinal) + 1, 0), "
         f"coalesce(sum({_STEP_BYTES}), 0) "
         "FROM episodes e JOIN namespaces n ON n.id = e.namespace_id LEFT JOIN steps s ON s.episode = e.id "
-        "WHERE e.trace IS NULL GROUP BY e.id ORDER BY e.id"
+        f"WHERE {where} GROUP BY e.id ORDER BY e.id",
+        arguments,
     )
     return [
         OpenEpisode(episode_id=i, namespace=n, task=t, started_at_ms=a, updated_at_ms=u, steps=count, bytes=size)
@@ -94,7 +111,7 @@ def open_episodes(db: sqlite3.Connection) -> list[OpenEpisode]:
 
 
 def steps_of(db: sqlite3.Connection, episode_id: str) -> list[Step]:
-    """Return the steps of an open episode, in order."""
+    """Return the steps of an episode that its agent has not ended, in order."""
     found = db.execute(
         "SELECT action, observation, thought, ok, duration_ms FROM steps "
         "WHERE episode = (SELECT id FROM episodes WHERE episode_id = ?) ORDER BY ordinal",
@@ -108,7 +125,8 @@ def steps_of(db: sqlite3.Connection, episode_id: str) -> list[Step]:
 
 def close(db: sqlite3.Connection, closing: Closing, trace: int) -> None:
     """Mark an episode as complete, in the transaction that stores its trace."""
-    db.execute("DELETE FROM steps WHERE episode = (SELECT id FROM episodes WHERE episode_id = ?)", (closing.episode_id,))
+    if not closing.keep_steps:
+        db.execute("DELETE FROM steps WHERE episode = (SELECT id FROM episodes WHERE episode_id = ?)", (closing.episode_id,))
     db.execute(
         "UPDATE episodes SET trace = ?, effort = ?, result = ? WHERE episode_id = ?",
         (trace, closing.effort, json.dumps(closing.result, ensure_ascii=False), closing.episode_id),

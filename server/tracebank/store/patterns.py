@@ -39,7 +39,8 @@ _COLUMNS = "p.kind, p.context, p.choice, p.seen, p.judged, p.credit"
 
 
 def add(db: sqlite3.Connection, space: int, keys: Iterable[PatternKey], *, trace: int, credit: float | None) -> None:
-    """Count the patterns of one episode, each once. `credit` None: nobody knows how it ended."""
+    """Count the patterns of one episode, each once, in place of those counted of it before. `credit` None: nobody knows how it ended."""
+    db.execute("DELETE FROM pattern_evidence WHERE trace = ?", (trace,))
     for key in sorted(set(keys)):
         db.execute("INSERT OR IGNORE INTO patterns (namespace_id, kind, context, choice) VALUES (?, ?, ?, ?)", (space, *_parts(key)))
         db.execute(

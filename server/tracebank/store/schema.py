@@ -138,7 +138,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX episodes_by_trace ON episodes (trace);
     CREATE INDEX episodes_open ON episodes (updated_at_ms) WHERE trace IS NULL;
-    -- Of open episodes only: the trace of a complete one holds their words.
+    -- Of episodes that no agent has ended, open or abandoned: the trace of a complete one holds their words.
     CREATE TABLE steps (
         episode INTEGER NOT NULL REFERENCES episodes (id) ON DELETE CASCADE,
         ordinal INTEGER NOT NULL,
