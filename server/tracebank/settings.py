@@ -29,6 +29,16 @@ def _default_data_dir() -> Path:
     return Path(default_data_dir())
 
 
+def _is_reachable(address: str) -> bool:
+    """Return whether host and port of an address are such that somebody could be there."""
+    try:
+        parts = urlsplit(address)
+        # To ask for the port is to check it, and to resolve a name begins with its form for DNS.
+        return parts.port != 0 and (parts.hostname or "").encode("idna") != b""
+    except ValueError:
+        return False
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -171,6 +181,8 @@ class ProviderSettings(_Section):
     def _plain_address(cls, value: str) -> str:
         if value and (not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value)):
             raise ValueError("must be an http or https address without user, password or query")
+        if value and not _is_reachable(value):
+            raise ValueError("must have a host, of parts of 1 to 63 characters, and a port of 1 to 65535 where there is one")
         return value.rstrip("/")
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import pytest
 from llm.conftest import ClientOf, provider_settings
 from llm.provider import Held, Raw, serving
 
-from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmUnavailableError
+from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmUnavailableError, TracebankError
 from tracebank.llm import Request, World, pool
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +89,29 @@ async def test_a_proxy_that_is_none_is_told_without_its_password_and_the_next_pr
         assert not caught.value.processed
         assert (await world.spending.report())["tokens"] == 0
         assert (await client.query_with_fallback(Request(prompt="x", repeatable=False))).provider == "second"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "proxy"),
+    [("http://☃.example/v1", None), ("http://models.example/v1", "http://me:s3cret@127.0.0.1:114344")],
+    ids=["host", "port of the proxy"],
+)
+async def test_an_address_that_cannot_be_is_told_and_the_next_provider_is_asked(
+    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch, base_url: str, proxy: str | None
+) -> None:
+    """Whatever the libraries make of it, it is this provider's fault alone."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy or "")
+    async with serving() as sound:
+        first = {"name": "first", "model": "tiny", "base_url": base_url}
+        client = client_of(first, provider_settings(sound, name="second"))
+        with pytest.raises(LlmRejectedError, match=rf"language model first: base_url {base_url}, or the proxy .* correct it") as caught:
+            await client.query(Request(prompt="x"))
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+        assert (await client.query_with_fallback(Request(prompt="x", repeatable=False))).provider == "second"
+        (answered,) = await client.batch_query(["x"])
+        assert not isinstance(answered, TracebankError)
 
 
 async def test_silence_ends_with_the_phase_that_it_is_in(client_of: ClientOf) -> None:

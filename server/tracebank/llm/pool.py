@@ -52,14 +52,18 @@ class Pool:
 
         Raises: LlmRejectedError, LlmUnavailableError, LlmAnswerError.
         """
-        client = self._client or await self._open()
         try:
+            client = self._client or await self._open()
             async with asyncio.timeout(self._limits.attempt_s):
                 response, content = await self._exchange(client, path, headers, body)
         except TimeoutError as error:
             raise LlmUnavailableError(self._provider, f"no answer after {self._limits.attempt_s:g} s", again=True) from error
         except httpx.HTTPError as error:
             raise of_network(self._provider, error) from error
+        except (httpx.InvalidURL, ExceptionGroup, OverflowError, UnicodeError) as error:
+            # What the libraries raise for hosts and ports that cannot be. Their own text can hold a proxy's password.
+            problem = f"base_url {self._base_url}, or the proxy that the environment names, cannot be used ({type(error).__name__})"
+            raise LlmRejectedError(self._provider, f"{problem}: correct it", processed=False) from None
         if response.status_code != httpx.codes.OK:
             raise of_status(self._provider, response.status_code, response.headers, content, key=key, now=self.now())
         return self._parsed(content, key)
