@@ -154,7 +154,7 @@ class Engine:
         )
         self.llm = LlmClient(llm, world)
         # Whoever learns more from an episode than its steps show is put before the one who reads the steps.
-        self.reflectors: list[Reflector] = [*([ModelReflector(self.llm)] if self.llm.configured else ()), StepReflector()]
+        self.reflectors: list[Reflector] = [*([ModelReflector(self.llm, self.limits)] if self.llm.configured else ()), StepReflector()]
         self.learner = self._learner()
         self.reasoner = Reasoner(
             llm=self.llm, keep=self.intake.keep, settings=settings.reasoning, limits=self.limits, metrics=self.metrics, new_id=new_trace_id

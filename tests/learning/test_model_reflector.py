@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from samples import TinyModel, settings_of
 from tracebank.engine import Engine, Session
 from tracebank.learning.model_lessons import made_up
 from tracebank.learning.model_summary import supported
+from tracebank.records import parse_trace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables", "tiny")]
 
@@ -117,6 +119,33 @@ async def test_lessons_and_summary_are_asked_for_side_by_side_and_each_fails_alo
         assert done.lessons[0].endswith(LESSON["content"])
 
 
+async def test_what_a_model_says_is_checked_off_the_event_loop(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had read can be a megabyte, and other clients wait for the loop."""
+    checking: list[threading.Thread] = []
+
+    def noted(text: str, source: str) -> list[str]:
+        checking.append(threading.current_thread())
+        return made_up(text, source)
+
+    for module in ("model_lessons", "model_summary"):
+        monkeypatch.setattr(f"tracebank.learning.{module}.made_up", noted)
+    async with serving(answer=said(LESSON)) as provider, opened(tmp_path, provider.base_url) as engine:
+        await completed(engine.session())
+    assert len(checking) >= 2
+    assert threading.main_thread() not in checking
+
+
+async def test_a_models_lesson_that_could_not_be_imported_is_dropped(tmp_path: Path, tiny: TinyModel) -> None:
+    """What is exported must come in again."""
+    long = {**LESSON, "content": "so " * 4_000}
+    async with serving(answer=said(long, {**LESSON, "content": " "}, LESSON)) as provider, opened(tmp_path, provider.base_url) as engine:
+        done = await completed(engine.session())
+        stored = await engine.trace(done.trace_id, engine.session())
+        assert stored is not None
+        assert stored.trace.as_json()["lessons"][0] == LESSON
+        assert parse_trace(stored.trace.as_json(), limits=engine.limits, namespace="x", trace_id="x") == stored.trace
+
+
 async def test_an_agents_own_summary_is_taken_and_none_is_asked_for(tmp_path: Path, tiny: TinyModel) -> None:
     """It was there, and a call costs money."""
     async with serving(answer=said(LESSON)) as provider, opened(tmp_path, provider.base_url) as engine:
@@ -152,6 +181,7 @@ async def test_without_a_provider_nobody_is_asked(tmp_path: Path, tiny: TinyMode
         ("Look into server/other.py.", ["server/other.py"]),
         ("It takes 13 tests and version 0.13.3.", ["13", "0.13.3"]),
         ("Ask Alice, or call runTests.", ["Alice", "runTests"]),
+        ("It is 0.13.2, not 0.13 or 2 or 1.", ["0.13", "2", "1"]),
     ],
 )
 def test_names_paths_and_numbers_must_be_in_the_source(text: str, found: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from anyio import to_thread
+
 from tracebank.learning.model_lessons import made_up
 from tracebank.learning.model_reflector import MAX_OUTPUT_TOKENS, MAX_PROMPT_TOKENS, as_read
 from tracebank.learning.reflection import Attempt
@@ -27,11 +29,11 @@ class ModelSummarizer:
 
     async def summarize(self, attempt: Attempt) -> str:
         """Return the sentences that hold nothing which the attempt does not. Raises: LlmError and its kinds."""
-        said = as_read(attempt)
+        said = await to_thread.run_sync(as_read, attempt)
         request = Request(
             prompt=quoted("attempt", said), system=SYSTEM, max_prompt_tokens=MAX_PROMPT_TOKENS, max_output_tokens=MAX_OUTPUT_TOKENS
         )
-        return supported((await self._llm.query_with_fallback(request)).text, said)
+        return await to_thread.run_sync(supported, (await self._llm.query_with_fallback(request)).text, said)
 
 
 def supported(text: str, source: str) -> str:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anyio import to_thread
+
 from tracebank.errors import LlmError, TracebankError
 from tracebank.lasting import Lasting
 from tracebank.learning.model_lessons import lessons_in
@@ -193,7 +195,8 @@ class Reasoner:
             run.notes.append(f"no lessons: {error}")
         else:
             source = "\n".join([run.briefing.task, run.briefing.memories, *map(prompts.told, attempts)])
-            return best_of(attempts, said.get("best")), lessons_in(said["lessons"], source)
+            lessons = await to_thread.run_sync(lessons_in, said["lessons"], source, self._limits)
+            return best_of(attempts, said.get("best")), lessons
         return best_of(attempts), ()
 
     async def _remembered(self, run: _Run, best: Draft, lessons: Sequence[Lesson]) -> Reasoned:
