@@ -106,6 +106,18 @@ async def test_the_trace_has_the_answer_the_drafts_the_lessons_and_what_it_was_b
         assert (await remembered(session, again)).trace.parent_id in (done.trace_id, earlier.trace_id)
 
 
+async def test_an_answer_that_was_cut_off_is_told_and_the_judge_knows(tmp_path: Path, tiny: TinyModel) -> None:
+    """Whoever reads half of an answer must not take it for a whole one."""
+    model = Model(draft=Reply("First migrate the", cut=True), judge=by_turn(POOR, POOR, GOOD))
+    async with opened(tmp_path, model) as (session, provider):
+        done = await reason(session, iterations=1)
+        assert done.notes == ("the answer is cut off at its end: raise the provider's max_output_tokens, or ask for less at a time",)
+        assert "Draft 1, cut off at its end, 0.40:" in (await remembered(session, done)).trace.content
+        judge = next(call for call in provider.calls if step_of(call) == "judge")
+        assert "The answer was cut off at its end" in str(judge.body)
+        assert not (await reason(session)).draft.cut
+
+
 async def test_candidates_run_side_by_side_and_their_contrast_chooses(tmp_path: Path, tiny: TinyModel) -> None:
     """All drafts are under way at once, though they are asked alike; among those the judge is content with, the contrast decides."""
     gate = asyncio.Event()

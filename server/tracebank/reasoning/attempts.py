@@ -23,10 +23,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """An answer. `verdict` None: nobody could be asked."""
+    """An answer. `verdict` None: nobody could be asked. `cut`: it ends where the output tokens did."""
 
     text: str
     verdict: Verdict | None = None
+    cut: bool = False
 
     @property
     def worth(self) -> tuple[bool, bool, float]:

@@ -55,13 +55,14 @@ def draft(briefing: Briefing, number: int, candidates: int) -> Request:
     )
 
 
-def judge(briefing: Briefing, text: str) -> Request:
+def judge(briefing: Briefing, draft: Draft) -> Request:
     """Ask how good an answer is."""
+    cut = " The answer was cut off at its end because it was too long: what is missing there is missing." if draft.cut else ""
     return Request(
         system=f"{_DATA}You judge an answer to a task, strictly: is it right, is it complete, does it repeat what the memories warn of? "
         f"Give in `score` 0 to 1, in `problems` at most {PROBLEMS} things that must be changed, a sentence each, and in `satisfied` "
-        "whether it can be used as it is.",
-        prompt="\n".join([*_brief(briefing), quoted("answer", text)]),
+        f"whether it can be used as it is.{cut}",
+        prompt="\n".join([*_brief(briefing), quoted("answer", draft.text)]),
         schema=_object(
             score={"type": "number", "minimum": 0, "maximum": 1},
             satisfied={"type": "boolean"},
@@ -103,11 +104,12 @@ def told(attempt: Attempt) -> str:
 
 
 def _judged(number: int, one: Draft) -> str:
+    name = f"Draft {number}{', cut off at its end' if one.cut else ''}"
     if one.verdict is None:
-        return f"Draft {number}, not judged:\n{one.text}"
+        return f"{name}, not judged:\n{one.text}"
     verdict = one.verdict
     found = "".join(f"\nProblem: {problem}" for problem in verdict.problems)
-    return f"Draft {number}, {verdict.score:.2f}{', accepted' if verdict.satisfied else ''}:\n{one.text}{found}"
+    return f"{name}, {verdict.score:.2f}{', accepted' if verdict.satisfied else ''}:\n{one.text}{found}"
 
 
 def _brief(briefing: Briefing) -> list[str]:

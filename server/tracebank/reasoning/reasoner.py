@@ -105,6 +105,8 @@ class Reasoner:
         run.notes += [f"attempt {a.number} ended early: {a.error}" for a in run.attempts if a.error is not None]
         self._check_any(run)
         best, lessons = await self._contrast(run)
+        if best.cut:
+            run.notes.append("the answer is cut off at its end: raise the provider's max_output_tokens, or ask for less at a time")
         return await self._remembered(run, best, lessons)
 
     def _begin(self, assignment: Assignment, listener: Listener | None) -> _Run:
@@ -175,9 +177,9 @@ class Reasoner:
         request = prompts.draft(run.briefing, attempt.number, candidates) if first else prompts.refine(run.briefing, attempt.best)
         written = await self._ask(run, "draft" if first else "refine", request)
         # It is here before it is judged: a judge that fails does not take it away.
-        attempt.drafts.append(Draft(text=written.text))
+        attempt.drafts.append(Draft(text=written.text, cut=written.truncated))
         await run.progress.step(f"{of}: judging")
-        said = (await self._ask(run, "judge", prompts.judge(run.briefing, written.text))).value
+        said = (await self._ask(run, "judge", prompts.judge(run.briefing, attempt.drafts[-1]))).value
         verdict = Verdict(score=float(said["score"]), satisfied=said["satisfied"], problems=tuple(said["problems"]))
         attempt.drafts[-1] = replace(attempt.drafts[-1], verdict=verdict)
 
