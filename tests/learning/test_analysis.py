@@ -22,6 +22,20 @@ def seen(*told: tuple[str, str, bool]) -> Observed:
     return observe(steps(*told))
 
 
+def test_each_step_is_looked_at_a_few_times_however_many_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An episode of 5,000 failures is followed up in a moment."""
+    calls = 0
+
+    def counted(action: str) -> str:
+        nonlocal calls
+        calls += 1
+        return tool_of(action)
+
+    monkeypatch.setattr("tracebank.learning.analysis.tool_of", counted)
+    seen(*[(f"run_{number}()", "ValueError", False) for number in range(300)])
+    assert calls <= 3 * 300
+
+
 @pytest.mark.parametrize(
     ("action", "tool"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,13 +153,14 @@ def _retries(steps: Sequence[Step], bad: Sequence[bool]) -> int:
 
 def _mistakes(steps: Sequence[Step], bad: Sequence[bool]) -> tuple[tuple[Recovery, ...], tuple[Mistake, ...]]:
     recoveries, dead_ends = [], []
+    course = _Course(steps, bad)
     errors = [error_line(step.observation) if wrong else "" for step, wrong in zip(steps, bad, strict=True)]
     kinds = [(step.action, error_kind(error)) for step, error in zip(steps, errors, strict=True)]
     times = Counter(kind for kind, wrong in zip(kinds, bad, strict=True) if wrong)
     last = {kind: i for i, (kind, wrong) in enumerate(zip(kinds, bad, strict=True)) if wrong}
     for kind, i in last.items():
         mistake = Mistake(action=kind[0], tool=tool_of(kind[0]), error=errors[i], times=times[kind])
-        found = _recovery(steps, bad, i)
+        found = course.recovery(i)
         if found is None:
             dead_ends.append(mistake)
         else:
@@ -166,25 +168,40 @@ def _mistakes(steps: Sequence[Step], bad: Sequence[bool]) -> tuple[tuple[Recover
     return tuple(recoveries), tuple(dead_ends)
 
 
-def _recovery(steps: Sequence[Step], bad: Sequence[bool], failing: int) -> tuple[How, tuple[str, ...]] | None:
-    """Return how an action that failed in this way for the last time at `failing` was recovered, and by what; None if it was not."""
-    action = steps[failing].action
-    later = [i for i in range(failing + 1, len(steps)) if not bad[i]]
-    if any(steps[i].action == action for i in later):
-        # The next time it did not fail in this way any more, even if it then failed in another.
-        again = next(i for i in range(failing + 1, len(steps)) if steps[i].action == action)
-        between = tuple(dict.fromkeys(steps[i].action for i in later if i < again))
-        return ("prepared", between[-2:]) if between else ("repeated", ())
-    tool = tool_of(action)
-    changed = next((i for i in later if i <= failing + CHANGED_WITHIN and tool_of(steps[i].action) == tool), None)
-    if changed is not None:
-        return "changed", (steps[changed].action,)
-    # What comes right after may be the next idea, or only a look around: it counts if the tool that failed is given up.
-    given_up = all(tool_of(step.action) != tool for step in steps[failing + 1 :])
-    replaced = next((i for i in later if i <= failing + REPLACED_WITHIN), None)
-    if replaced is not None and given_up and later[-1] == len(steps) - 1:
-        return "replaced", (steps[replaced].action,)
-    return None
+class _Course:
+    """Steps in their order, looked up by action and by tool: each failure is followed up, and an episode can have thousands."""
+
+    def __init__(self, steps: Sequence[Step], bad: Sequence[bool]) -> None:
+        self._actions = [step.action for step in steps]
+        self._tools = [tool_of(action) for action in self._actions]
+        self._good = [i for i, wrong in enumerate(bad) if not wrong]
+        self._last_of_tool = {tool: i for i, tool in enumerate(self._tools)}
+        self._last_good = {self._actions[i]: i for i in self._good}
+        self._places: dict[str, list[int]] = {}
+        for i, action in enumerate(self._actions):
+            self._places.setdefault(action, []).append(i)
+
+    def recovery(self, failing: int) -> tuple[How, tuple[str, ...]] | None:
+        """Return how an action that failed in this way for the last time at `failing` was recovered, and by what; None if it was not."""
+        action, tool = self._actions[failing], self._tools[failing]
+        if self._last_good.get(action, -1) > failing:
+            # The next time it did not fail in this way any more, even if it then failed in another.
+            places = self._places[action]
+            again = places[bisect_right(places, failing)]
+            between = tuple(dict.fromkeys(self._actions[i] for i in self._went_well(failing, again)))
+            return ("prepared", between[-2:]) if between else ("repeated", ())
+        soon = self._went_well(failing, failing + CHANGED_WITHIN + 1)
+        changed = next((i for i in soon if self._tools[i] == tool), None)
+        if changed is not None:
+            return "changed", (self._actions[changed],)
+        # What comes right after may be the next idea, or only a look around: it counts if the tool that failed is given up.
+        given_up, ended_well = self._last_of_tool[tool] == failing, self._good[-1:] == [len(self._actions) - 1]
+        replaced = next((i for i in soon if i <= failing + REPLACED_WITHIN), None)
+        return ("replaced", (self._actions[replaced],)) if replaced is not None and given_up and ended_well else None
+
+    def _went_well(self, after: int, before: int) -> list[int]:
+        """Return the places between two others where nothing failed."""
+        return self._good[bisect_right(self._good, after) : bisect_left(self._good, before)]
 
 
 def _loops(steps: Sequence[Step], bad: Sequence[bool]) -> tuple[tuple[str, int], ...]:
