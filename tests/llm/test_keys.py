@@ -10,7 +10,7 @@ import pytest
 from llm.conftest import KEY, PROTOCOLS, ClientOf, files_with_the_key, provider_settings
 from llm.provider import Meeting, Raw, Reply, Reset, Status, Truncated, serving
 
-from tracebank.errors import LlmError, LlmRejectedError
+from tracebank.errors import LlmError, LlmRejectedError, LlmUnavailableError
 from tracebank.llm import Request, World
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +53,17 @@ async def test_the_key_is_in_no_log_no_error_no_figure_and_no_file(
     pieces = {KEY, KEY[:10], KEY[-10:]}
     assert not [text for text in seen if any(piece in text for piece in pieces)]
     assert not files_with_the_key(tmp_path)
+
+
+async def test_a_provider_that_is_left_alone_is_told_with_its_last_error_without_the_key(client_of: ClientOf) -> None:
+    """Only the pause would not say what to mend."""
+    async with serving(answer=lambda _: Status(500, message=f"no worker for {KEY}")) as provider:
+        client = client_of(provider_settings(provider, key_variable="THE_KEY"), attempts=2, breaker_failures=1)
+        with pytest.raises(
+            LlmUnavailableError, match=r"left alone .* s; it last failed so: it failed \(status 500\): no worker for \[key\]$"
+        ):
+            await client.query(Request(prompt="x"))
+        assert len(provider.calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ class Breaker:
         self._failures = 0
         self._open_until: float | None = None
         self._probing = False
+        self._last = ""
         self.openings = 0
 
     @property
@@ -59,11 +60,16 @@ class Breaker:
         state = self.state
         if state == "open" or (state == "half_open" and self._probing):
             wait_s = max(0.0, (self._open_until or 0.0) - self._clock())
-            raise LlmUnavailableError(self._provider, f"it is left alone after failures, for another {wait_s:.0f} s", processed=False)
+            # Whoever hears only of the pause would not know what to mend.
+            cause = f"; it last failed so: {self._last}" if self._last else ""
+            raise LlmUnavailableError(
+                self._provider, f"it is left alone after failures, for another {wait_s:.0f} s{cause}", processed=False
+            )
         self._probing = state == "half_open"
         return self._probing
 
     def _failed(self, error: LlmUnavailableError, *, probe: bool) -> None:
+        self._last = error.problem
         # A limit on our rate is no failure of the provider's: its answer says how long to wait.
         if error.status == TOO_MANY_REQUESTS and not probe:
             return
