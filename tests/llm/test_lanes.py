@@ -128,6 +128,18 @@ async def test_lanes_that_were_idle_for_long_are_closed() -> None:
     assert world.closed == [1, 2, 3]
 
 
+async def test_a_lane_in_use_is_closed_with_its_response_once_all_are_closed() -> None:
+    """Nobody would come by to close it later."""
+    world = World()
+    lanes = world.lanes()
+    first, second = [await lanes.handle_async_request(REQUEST) for _ in range(2)]
+    await second.aclose()
+    await lanes.aclose()
+    assert world.closed == [2]
+    await first.aclose()
+    assert world.closed == [2, 1]
+
+
 async def test_over_http_2_one_lane_carries_all_and_the_others_are_closed() -> None:
     """However many are under way at once."""
     world = World()

@@ -30,6 +30,7 @@ class Lanes(httpx.AsyncBaseTransport):
         # With the time since when; the longest idle first.
         self._idle: deque[tuple[float, httpx.AsyncBaseTransport]] = deque()
         self._shared: httpx.AsyncBaseTransport | None = None
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a lane; reading the response to its end, or closing it, frees the lane.
@@ -47,7 +48,7 @@ class Lanes(httpx.AsyncBaseTransport):
         try:
             response = await lane.handle_async_request(request)
         except BaseException:
-            self._free(lane)
+            await self._returned(lane)
             raise
         if response.extensions.get("http_version") == HTTP_2 and self._shared is None:
             self._shared = lane
@@ -69,12 +70,13 @@ class Lanes(httpx.AsyncBaseTransport):
 
     async def _returned(self, lane: httpx.AsyncBaseTransport) -> None:
         self._free(lane)
-        # Once all go over one lane the others are of no use.
-        while self._idle and (self._shared is not None or self._clock() - self._idle[0][0] > self._keepalive_s):
+        # Once all go over one lane, or no more requests come, the others are of no use.
+        while self._idle and (self._closed or self._shared is not None or self._clock() - self._idle[0][0] > self._keepalive_s):
             await self._idle.popleft()[1].aclose()
 
     async def aclose(self) -> None:
-        """Close all lanes that nobody uses; those in use are closed with their response."""
+        """Close all lanes that nobody uses, and the one that all share; others in use are closed with their response."""
+        self._closed = True
         lanes = [lane for _, lane in self._idle] + ([self._shared] if self._shared else [])
         self._idle.clear()
         self._shared = None
