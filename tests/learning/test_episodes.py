@@ -156,6 +156,21 @@ async def test_steps_that_only_the_journal_has_are_there_after_a_kill(tmp_path: 
         assert [part in stored.trace.content for part in ("Step 1 (failed): run_tests()", "Step 2", "Step 3 (ok)")] == [True] * 3
 
 
+async def test_a_record_of_another_shape_in_the_journal_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A newer version may have written it; the others are taken, and the engine starts."""
+    async with Engine.open(settings_of(tmp_path, learning=LATE)) as engine:
+        episode_id = await episode_of(engine.session(), BAD, FIX)
+        shutil.copytree(tmp_path / "data", tmp_path / "killed" / "data", ignore=shutil.ignore_patterns("*.lock", "*.sock"))
+    (segment,) = (tmp_path / "killed" / "data" / "journal").iterdir()
+    first, *others = segment.read_text().splitlines(keepends=True)
+    newer = json.loads(others[-1])
+    newer["steps"][0]["mood"] = "good"
+    segment.write_text("".join([first, *others[:-1], json.dumps(newer), "\n", '["steps"]\n', "{}\n"]))
+    async with Engine.open(settings_of(tmp_path / "killed", learning=LATE)) as engine:
+        assert engine.learner.episodes.step_log.open[episode_id].steps == 1
+    assert [record.message.count("of another shape: it is left out") for record in caplog.records if "shape" in record.message] == [1] * 3
+
+
 async def test_an_episode_that_is_open_when_its_engine_leaves_is_open_in_the_next(tmp_path: Path) -> None:
     """With the same limits as before."""
     async with Engine.open(settings_of(tmp_path, learning=LATE)) as engine:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,7 +82,7 @@ class StepLog:
 
     async def recover(self) -> None:
         """Store what a killed engine had only in its journal, and learn which episodes are open. Raises: StoreError."""
-        records = await to_thread.run_sync(lambda: [_record(raw) for raw in self._journal.replay()])
+        records = await to_thread.run_sync(lambda: list(_records(self._journal.replay())))
         if records:
             log.info("%d records of steps are taken from the journal", len(records))
             await self._store.write(lambda db: episodes.put(db, records))
@@ -255,5 +255,10 @@ def _size_bytes(step: Step) -> int:
     return sum(len(part.encode()) for part in (step.action, step.observation, step.thought)) + MARKUP_BYTES
 
 
-def _record(raw: Mapping[str, Any]) -> StepRecord:
-    return StepRecord(**{**raw, "steps": tuple(Step(**step) for step in raw["steps"])})
+def _records(found: Iterable[Mapping[str, Any]]) -> Iterator[StepRecord]:
+    for raw in found:
+        try:
+            yield StepRecord(**{**raw, "steps": tuple(Step(**step) for step in raw["steps"])})
+        except (TypeError, KeyError) as error:
+            # A newer Tracebank may have written it; one line must not keep the engine from starting.
+            log.warning("the journal has a record of another shape: it is left out (%s)", error)
