@@ -434,7 +434,8 @@ class Engine:
         return await self.compressor.original(original_id)
 
     async def _shortened(self, text: str, budget_tokens: int) -> str:
-        compressed, _ = await self.compress(text, budget_tokens=budget_tokens, ratio=None)
+        head_ratio = self.settings.compression.head_ratio
+        compressed, _ = await self.compress(text, budget_tokens=budget_tokens, ratio=None, head_ratio=head_ratio)
         return compressed.text
 
 

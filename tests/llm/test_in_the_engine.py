@@ -18,6 +18,23 @@ from tracebank.llm import Request
 from tracebank.reporting import report
 from tracebank.settings import load_settings
 
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_tables")
+@pytest.mark.parametrize(("head_ratio", "begins", "ends"), [(1.0, True, False), (0.0, False, True)])
+async def test_a_prompt_that_is_cut_in_its_middle_keeps_the_share_that_is_set(
+    tmp_path: Path, tiny: TinyModel, head_ratio: float, begins: bool, ends: bool
+) -> None:
+    """One that has no unit which fits, such as one endless line."""
+    async with serving() as provider:
+        settings = settings_of(tmp_path, llm={"providers": [provider_settings(provider)]}, compression={"head_ratio": head_ratio})
+        async with Engine.open(settings) as engine:
+            line = "-".join(str(number) for number in range(10_000, 14_000))
+            await engine.llm.query(Request(prompt=line, max_prompt_tokens=300))
+        prompt = provider.calls[-1].prompt
+        assert (prompt.startswith("10000-"), prompt.endswith("-13999")) == (begins, ends)
+
+
 OFF = """
 import asyncio, socket, sys
 from pathlib import Path
