@@ -15,7 +15,7 @@ from samples import WAIT_S, TinyModel, settings_of, settled
 from tracebank import erasing
 from tracebank.embedding import EmbeddingModel
 from tracebank.engine import Engine
-from tracebank.errors import IndexFaultError, ModelLoadError, StoreError
+from tracebank.errors import IndexFaultError, InputError, ModelLoadError, StoreError
 from tracebank.forgetting import forget
 from tracebank.index.analysis import stemmed_words
 from tracebank.records import parse_trace
@@ -210,6 +210,29 @@ async def test_one_deletion_does_not_say_that_nothing_is_due_while_another_is_un
         await erased(engine)
         assert not due.exists()
     assert not holding(tmp_path)
+
+
+@pytest.mark.parametrize("said", [{"trace_ids": ["this"]}, {"namespace": "mine"}, {"namespace": "mine", "tags": ["episode"]}])
+async def test_an_open_episode_is_forgotten_with_all_its_steps(tmp_path: Path, tiny: TinyModel, said: dict[str, Any]) -> None:
+    """Stored ones and those that are only in the journal; others, of another namespace or outcome, stay."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session, other = engine.session("mine"), engine.session("theirs")
+        steps = {"steps": [{"action": f"type {SECRET}"}]}
+        mine = await engine.log_steps({"task": f"open {SECRET}", **steps}, session)
+        await engine.learner.episodes.step_log.flush()
+        await engine.log_steps({"episode_id": mine.episode_id, **steps}, session)
+        theirs = await engine.log_steps({"task": "theirs", "steps": [{"action": "wait"}]}, other)
+        said = {name: [mine.episode_id] if value == ["this"] else value for name, value in said.items()}
+        assert (await forget(engine, **{**said, "outcome": "failure"}, dry_run=True)).matched == 0 if "namespace" in said else True
+        shown = await forget(engine, **said, dry_run=True)
+        assert (shown.matched, shown.deleted, shown.sample[0]["trace_id"]) == (1, 0, mine.episode_id)
+        assert (await forget(engine, **said, dry_run=False)).deleted == 1
+        assert not holding(tmp_path)
+        assert list(engine.learner.episodes.step_log.open) == [theirs.episode_id]
+        with pytest.raises(InputError, match="is not known"):
+            await engine.log_steps({"episode_id": mine.episode_id, **steps}, session)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        assert list(engine.learner.episodes.step_log.open) == [theirs.episode_id]
 
 
 async def test_what_was_changed_just_before_is_not_meant_any_more(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,6 +341,13 @@ class Engine:
         """
         return await self.eraser.forget(choose)
 
+    async def forget_open(self, episode_ids: Sequence[str]) -> int:
+        """Delete open episodes for good, with all their steps. Returns how many were open. Raises: StoreError."""
+        forgotten = await self.learner.episodes.forget(episode_ids)
+        if forgotten:
+            await self.eraser.empty_log()
+        return forgotten
+
     async def _forget_answers(self, spaces: Collection[int]) -> None:
         names = [name for name, space in self.spaces.items() if space in spaces]
         await self.asking.forget(lambda asked: any(asked.covers(name) for name in names))

@@ -111,6 +111,12 @@ class Eraser:
             await self._erase()
         return deleted
 
+    async def empty_log(self) -> None:
+        """Take what was deleted without a trace of its own out of the store's log, now or as soon as nobody reads any more."""
+        if not await self._shrunk():
+            await to_thread.run_sync(self._mark, ())
+            self._erase_later()
+
     def _mark(self, spaces: Iterable[int]) -> None:
         """Write down that something is about to be deleted in these namespaces. Any thread may say so. Raises: StoreError."""
         try:

@@ -9,7 +9,9 @@ from typing import Any
 
 from tracebank.engine import Engine
 from tracebank.errors import InputError
-from tracebank.records import check_bool, check_id, check_list, parse_time
+from tracebank.learning.episodes import TAG
+from tracebank.learning.step_log import Episode
+from tracebank.records import Filters, Outcome, check_bool, check_id, check_list, parse_time
 from tracebank.retrieval.request import parse_filters
 from tracebank.store import traces
 
@@ -41,6 +43,7 @@ async def forget(
 ) -> Forgotten:
     """Delete traces by id, or by namespace, tags, outcome, before and metadata; with `dry_run` only say which.
 
+    Open episodes go with them, by their id or where the filter fits what is known of them: they would become traces one day.
     Where no namespace is named, `within` is the one looked into; None: all. What is given but empty is refused: a list that
     turned out empty must not mean everything. Raises: InputError, and nothing is deleted.
     """
@@ -64,9 +67,15 @@ async def forget(
         rows = traces.rows_of(db, ids, names) if ids else traces.matching(db, filters, namespaces=names)
         return rows, tuple(_shown(stored) for stored in traces.load(db, rows[:SAMPLE]).values())
 
+    def meant(episode: Episode) -> bool:
+        fits = episode.episode_id in ids if ids else open_fits(filters, episode.started_at_ms)
+        return fits and (not names or episode.namespace in names)
+
+    opened = [episode for episode in engine.learner.episodes.step_log.open.values() if meant(episode)]
+    shown_open = tuple(_of_open(episode) for episode in opened[:SAMPLE])
     if not really:
         rows, sample = await engine.store.read(matching)
-        return Forgotten(matched=len(rows), deleted=0, sample=sample)
+        return Forgotten(matched=len(rows) + len(opened), deleted=0, sample=(*sample, *shown_open)[:SAMPLE])
 
     def choose(db: sqlite3.Connection) -> Sequence[int]:
         nonlocal rows, sample
@@ -74,8 +83,24 @@ async def forget(
         return rows
 
     rows, sample = (), ()
+    # First: one that is just being completed is among the traces by then.
+    dropped = await engine.forget_open([episode.episode_id for episode in opened])
     deleted = await engine.forget(choose)
-    return Forgotten(matched=len(rows), deleted=deleted, sample=sample)
+    return Forgotten(matched=len(rows) + dropped, deleted=deleted + dropped, sample=(*sample, *shown_open)[:SAMPLE])
+
+
+def open_fits(filters: Filters, started_at_ms: int) -> bool:
+    """Return whether an open episode passes a filter: it is tagged as an episode, its outcome is unknown."""
+    return (
+        set(filters.tags) <= {TAG}
+        and (not filters.outcomes or Outcome.UNKNOWN in filters.outcomes)
+        and (filters.until_ms is None or started_at_ms <= filters.until_ms)
+        and not filters.metadata
+    )
+
+
+def _of_open(episode: Episode) -> dict[str, str]:
+    return {"trace_id": episode.episode_id, "namespace": episode.namespace, "task": episode.task[:SAMPLE_TASK_CHARS]}
 
 
 def _shown(stored: Any) -> dict[str, str]:

@@ -209,12 +209,16 @@ async def test_what_the_caller_says_wins(engine: Engine, session: Session) -> No
 
 
 async def test_completing_twice_is_completing_once(engine: Engine, session: Session) -> None:
-    """One after the other or at the same time; the second answer is the first one's."""
+    """One after the other or at the same time; the second answer is the first one's. What would be lost is refused."""
     episode_id = await episode_of(session, BAD, FIX, GOOD)
-    first, second = await asyncio.gather(complete(session, episode_id), complete(session, episode_id, "failure"))
-    third = await complete(session, episode_id, "failure")
+    first, second = await asyncio.gather(*(complete(session, episode_id, lessons=["Mine."]) for _ in range(2)))
+    third = await complete(session, episode_id)
     assert (first.trace_id, first.reward, first.lessons) == (second.trace_id, second.reward, second.lessons)
     assert third == second
+    for outcome, said in (("failure", {}), ("success", {"lessons": ["Mine.", "Another one."]})):
+        advice = rf"is complete already, as success: nothing of this call was kept\. Add .* with add_trace and parent_id {episode_id}"
+        with pytest.raises(InputError, match=advice):
+            await complete(session, episode_id, outcome, **said)
     assert await engine.store.read(lambda db: traces.count(db, engine.spaces["default"])) == 1
 
 
@@ -429,7 +433,9 @@ async def test_an_agent_that_comes_back_to_an_abandoned_episode_ends_it_after_al
         after = await engine.store.read(lambda db: patterns.of_traces(db, traces.rows_of(db, [episode_id]), min_seen=1))
         assert [(p.key, p.seen, p.judged) for p in after] == [(p.key, p.seen, p.judged + 1) for p in before]
         assert await engine.store.read(lambda db: db.execute("SELECT count(*) FROM steps").fetchone()[0]) == 0
-        assert (await complete(session, episode_id, "failure")).reward == late.reward
+        assert (await complete(session, episode_id)).reward == late.reward
+        with pytest.raises(InputError, match="is complete already, as success"):
+            await complete(session, episode_id, "failure")
 
 
 async def test_an_abandoned_episode_is_not_compared_with_itself(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ class Episodes:
         async with self._reviving:
             found = await self._store.read(lambda db: episodes.tagged(db, said.episode_id, ABANDONED_TAG))
             if found is None:
-                return await self._completed_before(said.episode_id)
+                return await self._completed_before(said)
             steps = await self._store.read(lambda db: episodes.steps_of(db, said.episode_id))
             return await self._judged(Episode.of(found[0]), steps, said, recalled, before=found[1])
 
@@ -120,10 +120,19 @@ class Episodes:
         observed = observe(steps, waiting_actions=self._settings.waiting_actions)
         return Attempt(task=episode.task, outcome=outcome, steps=tuple(steps), observed=observed)
 
-    async def _completed_before(self, episode_id: str) -> Completed:
-        result = await self._store.read(lambda db: episodes.result_of(db, episode_id))
+    async def _completed_before(self, said: Completion) -> Completed:
+        """Return the former answer to who repeats a call. What is new in it must not be lost without a word."""
+        result, outcome = await self._store.read(
+            lambda db: (episodes.result_of(db, said.episode_id), episodes.outcome_of(db, said.episode_id))
+        )
         if result is None:
-            raise _unknown(episode_id)
+            raise _unknown(said.episode_id)
+        if said.outcome != outcome or not {lesson.text for lesson in said.lessons} <= set(result["lessons"]):
+            raise InputError(
+                "episode_id",
+                f"{shown(said.episode_id)} is complete already, as {outcome}: nothing of this call was kept. Add what was learned since "
+                f"with add_trace and parent_id {said.episode_id}",
+            )
         return Completed(**{**result, "lessons": tuple(result["lessons"]), "patterns": tuple(result["patterns"])})
 
     async def _store_trace(
@@ -174,6 +183,19 @@ class Episodes:
         """Record that these memories had been read."""
         rows = [row for namespace, trace_id in recalled for row in traces.rows_of(db, [trace_id], [namespace])]
         feedback.add(db, rows, Evidence(at_ms=self._now_ms(), helpful=True, weight=USED_WEIGHT))
+
+    async def forget(self, episode_ids: Iterable[str]) -> int:
+        """Drop open episodes with all their steps. Returns how many were open. Raises: StoreError."""
+        return await self._endings.run(self._forget(list(episode_ids)))
+
+    async def _forget(self, episode_ids: Sequence[str]) -> int:
+        forgotten = 0
+        for episode_id in episode_ids:
+            async with self.step_log.completing(episode_id) as held:
+                if held is not None:
+                    await self._store.write(lambda db: episodes.drop(db, episode_id))  # noqa: B023 - awaited
+                    forgotten += 1
+        return forgotten
 
     async def handoff(self, episode_id: str) -> str | None:
         """Store all steps of an open episode (a checkpoint), and return what another agent needs to go on; None if it is not open."""

@@ -139,6 +139,18 @@ def result_of(db: sqlite3.Connection, episode_id: str) -> dict[str, Any] | None:
     return dict(json.loads(found[0])) if found else None
 
 
+def outcome_of(db: sqlite3.Connection, episode_id: str) -> str | None:
+    """Return the outcome of a complete episode's trace; None where there is no such episode."""
+    found = db.execute("SELECT t.outcome FROM episodes e JOIN traces t ON t.id = e.trace WHERE e.episode_id = ?", (episode_id,)).fetchone()
+    return str(found[0]) if found else None
+
+
+def drop(db: sqlite3.Connection, episode_id: str) -> None:
+    """Delete an open episode with its steps."""
+    db.execute("DELETE FROM steps WHERE episode = (SELECT id FROM episodes WHERE episode_id = ?)", (episode_id,))
+    db.execute("DELETE FROM episodes WHERE episode_id = ? AND trace IS NULL", (episode_id,))
+
+
 def efforts(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, int]:
     """Return steps and retries of the complete episodes among these traces, by row of the trace."""
     found = db.execute(
