@@ -20,6 +20,10 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from tracebank.errors import EngineError, SettingsError
+from tracebank.http import HttpSettings
+from tracebank.serving import http_token, token_source
+
 COMMAND = str(shutil.which("tracebank", path=str(Path(sys.executable).parent)))
 WAIT_S = 60
 HELLO = {
@@ -118,6 +122,74 @@ def test_nobody_comes_in_without_the_token(served: Served, authorization: str) -
 def test_the_token_is_its_owners_alone(served: Served) -> None:
     """The file that holds the token can be read by its owner only."""
     assert stat.S_IMODE((served.data_dir / "http.token").stat().st_mode) == 0o600
+
+
+def test_an_empty_token_file_counts_as_none(tmp_path: Path) -> None:
+    """A kill can leave one behind, and its token would let everybody in. The new one is its owner's alone, and stays."""
+    file = tmp_path / "http.token"
+    file.touch(0o644)
+    token = http_token(str(tmp_path))
+    assert len(token) > 40
+    assert file.read_text() == token
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert http_token(str(tmp_path)) == token
+
+
+def test_a_token_file_that_can_only_be_read_is_enough(tmp_path: Path) -> None:
+    """Whoever runs many of them brings the token along."""
+    (tmp_path / "http.token").write_text("brought\n")
+    (tmp_path / "http.token").chmod(0o400)
+    assert http_token(str(tmp_path)) == "brought"
+
+
+def test_the_token_of_the_environment_comes_first_unless_it_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks around it are nobody's intention."""
+    monkeypatch.setenv("TRACEBANK_HTTP_TOKEN", " mine\n")
+    assert (http_token(str(tmp_path)), token_source(str(tmp_path))) == ("mine", "TRACEBANK_HTTP_TOKEN")
+    monkeypatch.setenv("TRACEBANK_HTTP_TOKEN", " ")
+    assert len(http_token(str(tmp_path))) > 40
+    assert token_source(str(tmp_path)) == f"the file {tmp_path / 'http.token'}"
+
+
+def test_a_token_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """With the file and the variable that can stand in for it."""
+    (tmp_path / "http.token").mkdir()
+    with pytest.raises(EngineError, match=r"http\.token cannot be written: .*; set TRACEBANK_HTTP_TOKEN"):
+        http_token(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"schl\xfcssel", b"two words"])
+def test_a_token_that_no_header_can_carry_is_refused(tmp_path: Path, content: bytes) -> None:
+    """In words that say where it is, and not what it is."""
+    (tmp_path / "http.token").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"remove http\.token") as caught:
+        HttpSettings(host="0.0.0.0", token=http_token(str(tmp_path)))
+    assert "schl" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_an_empty_token_is_refused(host: str) -> None:
+    """Wherever it comes from: it would let everybody in."""
+    with pytest.raises(SettingsError, match="the token must be"):
+        HttpSettings(host=host, token="")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.2", "memory.example"])
+def test_whoever_can_be_reached_by_others_needs_a_token(host: str) -> None:
+    """Every address among them."""
+    with pytest.raises(SettingsError, match="without a token only this machine may connect"):
+        HttpSettings(host=host)
+
+
+def test_on_every_address_clients_come_by_any_name_with_the_token(tmp_path: Path) -> None:
+    """By what name they reach us cannot be known; without the token nobody comes in."""
+    environment = environment_of(tmp_path)
+    with serving(environment, "--host", "0.0.0.0") as process:
+        url = told_url(process).replace("0.0.0.0", "127.0.0.1")
+        served = Served(url, (tmp_path / "http.token").read_text(), tmp_path, environment, process)
+        assert served.post(host="192.0.2.2:7999").status_code == 200
+        assert served.post(host="memory.example").status_code == 200
+        assert served.post(host="memory.example", authorization="Bearer wrong").status_code == 401
 
 
 @pytest.mark.parametrize(("header", "status"), [("host", 421), ("origin", 403)])

@@ -9,6 +9,7 @@ import contextlib
 import hmac
 import ipaddress
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -44,6 +45,12 @@ class HttpSettings:
             raise InputError("port", f"must be 0 to 65,535, not {self.port}")
         if self.token is None and not is_loopback(self.host):
             raise SettingsError(f"without a token only this machine may connect: {self.host} needs one")
+        # An empty one would let everybody in, and with others no header can be made.
+        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+            raise SettingsError(
+                "the token must be letters, digits and signs of ASCII without blanks: change TRACEBANK_HTTP_TOKEN, "
+                "or remove http.token from the data directory, and a new one is made"
+            )
 
 
 def is_loopback(host: str) -> bool:
@@ -87,10 +94,9 @@ async def serving(server: MCPServer[Session], settings: HttpSettings) -> AsyncIt
             yield  # signals are the engine's
 
     sock = _bound(settings)
-    port = sock.getsockname()[1]
-    config = uvicorn.Config(
-        _application(server, settings), log_config=None, lifespan="on", server_header=False, timeout_graceful_shutdown=GRACE_S
-    )
+    address, port = sock.getsockname()[:2]
+    application = _application(server, settings, any_host=ipaddress.ip_address(address).is_unspecified)
+    config = uvicorn.Config(application, log_config=None, lifespan="on", server_header=False, timeout_graceful_shutdown=GRACE_S)
     running = Server(config)
     task = asyncio.create_task(running.serve(sockets=[sock]))
     try:
@@ -102,12 +108,16 @@ async def serving(server: MCPServer[Session], settings: HttpSettings) -> AsyncIt
         sock.close()
 
 
-def _application(server: MCPServer[Session], settings: HttpSettings) -> Callable[..., object]:
+def _application(server: MCPServer[Session], settings: HttpSettings, *, any_host: bool) -> Callable[..., object]:
+    """Return the application. `any_host`: it listens on every address, and clients come by names that are not known here.
+
+    There the token is compulsory, and keeps out the pages of other sites, too.
+    """
     from mcp.server.transport_security import TransportSecuritySettings
 
     names = ["127.0.0.1", "localhost", "[::1]"] if is_loopback(settings.host) else [_url_host(settings.host)]
     security = TransportSecuritySettings(
-        enable_dns_rebinding_protection=True,
+        enable_dns_rebinding_protection=not any_host,
         allowed_hosts=[f"{name}:*" for name in names],
         allowed_origins=[f"http://{name}:*" for name in names],
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tracebank.errors import EngineEndedError, EngineError
+from tracebank.locking import FileLock
 from tracebank.remote import engine
 
 TOKEN_NAME = "http.token"  # noqa: S105 - a file name
@@ -42,18 +43,45 @@ async def serve_on(host: str, port: int, token: str | None, told: Callable[[str]
 
 def token_source(data_dir: str) -> str:
     """Return where a person finds the token."""
-    return TOKEN_VARIABLE if TOKEN_VARIABLE in os.environ else f"the file {Path(data_dir) / TOKEN_NAME}"
+    return TOKEN_VARIABLE if _token_of_environment() else f"the file {Path(data_dir) / TOKEN_NAME}"
 
 
 def http_token(data_dir: str) -> str:
-    """Return the token from the environment, else from its file, made where it is new. Raises: EngineError."""
-    if token := os.environ.get(TOKEN_VARIABLE):
+    """Return the token from the environment, else from its file, made where that is new or empty.
+
+    Raises: EngineError, DataDirError.
+    """
+    if token := _token_of_environment():
         return token
     file = Path(data_dir) / TOKEN_NAME
     try:
         Path(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError), os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-            new.write(secrets.token_urlsafe(32))
-        return file.read_text(encoding="ascii").strip()
+        return _token_in(file) or _new_token(file)
     except OSError as error:
-        raise EngineError(f"{file} cannot be written: {error.strerror}; set TRACEBANK_HTTP_TOKEN") from error
+        raise EngineError(f"{file} cannot be written: {error.strerror}; set {TOKEN_VARIABLE}") from error
+
+
+def _token_of_environment() -> str:
+    return os.environ.get(TOKEN_VARIABLE, "").strip()
+
+
+def _token_in(file: Path) -> str:
+    with suppress(FileNotFoundError):
+        # What is no text is no token either, and is refused as such.
+        return file.read_text(encoding="ascii", errors="replace").strip()
+    return ""
+
+
+def _new_token(file: Path) -> str:
+    """Write a token. Of two who do so at once the second one finds the first one's; a kill leaves a file that counts as none."""
+    lock = FileLock(file)
+    try:
+        lock.wait()
+        if token := _token_in(file):
+            return token
+        # An empty file may be somebody's who let everybody read it.
+        file.chmod(0o600)
+        lock.write(token := secrets.token_urlsafe(32))
+        return token
+    finally:
+        lock.close()
