@@ -135,3 +135,72 @@ def test_all_wrong_settings_are_told_at_once(directory: Path) -> None:
         load_settings(directory)
     for name in ("colour", "cache.results", "index.chunk_overlap_tokens"):
         assert f"setting {name}: " in str(caught.value)
+
+
+KEY = "sk-secret"
+PROVIDER = '[[llm.providers]]\nmodel = "m"\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[[llm.providers]]\nkey_variable = "{KEY}"',
+        f'{PROVIDER}api_key = "{KEY}"',
+        f'{PROVIDER}name = "{KEY * 10}"',
+        f'{PROVIDER}model = ["{KEY}"]'.replace('model = "m"\n', ""),
+        f'{PROVIDER}protocol = "{KEY}"',
+        f'{PROVIDER}context_tokens = "{KEY}"',
+        f'{PROVIDER}context_tokens = 300\nca_file = "{KEY}"',
+        f'{PROVIDER}base_url = "http://far.example"\nkey_variable = "{KEY.replace("-", "_")}"',
+        f'{PROVIDER}ca_file = "{KEY}"\n{PROVIDER}',
+        f'[llm.providers]\nmodel = "m"\nkey_variable = "{KEY}"',
+        f'[llm]\nproviders = "{KEY}"',
+        f'[llm]\nproviders = ["{KEY}"]',
+        f'[llm]\napi_key = "{KEY}"',
+        f'llm = "{KEY}"',
+        f'llm = ["{KEY}"]',
+    ],
+)
+def test_no_error_repeats_a_key_from_the_file(directory: Path, text: str) -> None:
+    """Wherever somebody has put one by mistake: errors go to logs, terminals and agents."""
+    (directory / "tracebank.toml").write_text(text)
+    with pytest.raises(SettingsError, match=r"^setting llm") as caught:
+        load_settings(directory)
+    assert not {KEY, KEY.replace("-", "_")} & set(re.findall(r"sk.secret", str(caught.value)))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TRACEBANK_LLM__PROVIDERS", KEY),
+        ("TRACEBANK_LLM__PROVIDERS", f'{{"model": "m", "api_key": "{KEY}"}}'),
+        ("TRACEBANK_LLM__PROVIDERS", f'[{{"key_variable": "{KEY}"}}]'),
+        ("TRACEBANK_LLM__PROVIDERS__0__API_KEY", KEY),
+        ("TRACEBANK_LLM", KEY),
+        ("TRACEBANK_LLM", f'"{KEY}"'),
+    ],
+)
+def test_no_error_repeats_a_key_from_the_environment(directory: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """As in the file."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(directory)
+    assert KEY not in str(caught.value)
+
+
+def test_the_variable_that_an_error_names_is_one_that_works(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entries of a list have none of their own."""
+    (directory / "tracebank.toml").write_text("tools = [3]\n[index]\ncompression = 3\n[[llm.providers]]\ncontext_tokens = 3\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(directory)
+    assert set(re.findall(r"TRACEBANK_\w+\S*", str(caught.value))) == {
+        "TRACEBANK_TOOLS", "TRACEBANK_INDEX__COMPRESSION", "TRACEBANK_LLM__PROVIDERS",
+    }  # fmt: skip
+    assert "context_tokens: Input should be greater than or equal to 256, not 3 (set in TRACEBANK_LLM__PROVIDERS or" in str(caught.value)
+    (directory / "tracebank.toml").unlink()
+    monkeypatch.setenv("TRACEBANK_LLM__PROVIDERS", '[{"model": "m"}]')
+    assert [provider.model for provider in load_settings(directory).llm.providers] == ["m"]
+    monkeypatch.delenv("TRACEBANK_LLM__PROVIDERS")
+    monkeypatch.setenv("TRACEBANK_LLM__PROVIDERS__0__MODEL", "m")
+    with pytest.raises(SettingsError, match=r"must be a list.* as JSON in the variable .*set in TRACEBANK_LLM__PROVIDERS or"):
+        load_settings(directory)

@@ -103,8 +103,10 @@ class Daemon:
 
     def _about(self, greeting: Mapping[str, Any]) -> dict[str, Any]:
         theirs = greeting.get("settings")
+        # By name only: it may be that of the providers, and somebody put the key itself there.
         notes = [
-            f"{name}={value!r} has no effect: the engine (process {os.getpid()}) runs with {self._environment.get(name)!r}. "
+            f"{name} has no effect: the engine (process {os.getpid()}) was started "
+            f"{'with another value' if name in self._environment else 'without it'}. "
             "`tracebank stop` ends it, and the next client starts it with its own settings."
             for name, value in (theirs if isinstance(theirs, dict) else {}).items()
             if self._environment.get(name) != value

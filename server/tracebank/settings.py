@@ -21,8 +21,6 @@ from tracebank.places import default_data_dir
 from tracebank.records import ENCODINGS
 
 CONFIG_NAME = "tracebank.toml"
-# Where people put a key by mistake.
-MAY_HOLD_A_KEY = frozenset({"base_url", "key_variable"})
 
 
 def _default_data_dir() -> Path:
@@ -215,6 +213,13 @@ class LlmSettings(_Section):
     cache: int = Field(0, ge=0, le=1_000_000, description="answers kept for equal prompts; 0: none")
     cache_ttl_s: float = Field(3_600, gt=0, description="seconds that an answer is kept")
 
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            raise ValueError("must be a list: [[llm.providers]] in the file, or all of it as JSON in the variable")  # noqa: TRY004 - pydantic's
+        return value
+
     @field_validator("providers")
     @classmethod
     def _one_of_each_name(cls, value: tuple[ProviderSettings, ...]) -> tuple[ProviderSettings, ...]:
@@ -321,17 +326,34 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
     except UnreadableVariable as error:
-        raise SettingsError(f"{error}: set its parts, such as TRACEBANK_RETRIEVAL__K=3") from error
+        raise SettingsError(f"{error}: write it as JSON, or set its parts, such as TRACEBANK_RETRIEVAL__K=3") from error
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(item, file) for item in error.errors())) from error
 
 
 def _explain(item: Any, file: Path) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    variable = "TRACEBANK_" + "__".join(str(part).upper() for part in item["loc"])
+    location: tuple[str | int, ...] = item["loc"]
+    name = ".".join(str(part) for part in location)
+    variable = _variable(location)
     if item["type"] == "extra_forbidden":
         return f"setting {name}: there is no such setting (it is in {variable} or {file})"
     problem = item["msg"].removeprefix("Value error, ")
-    if item["loc"][-1] in MAY_HOLD_A_KEY:
+    if item["type"] == "missing":
+        return f"setting {name}: {problem} (set it in {variable} or {file})"
+    if _may_hold_a_key(location, item["input"]):
         return f"setting {name}: {problem} (set in {variable} or {file}; what it is now is not shown, because it may hold a key)"
     return f"setting {name}: {problem}, not {item['input']!r} (set in {variable} or {file})"
+
+
+def _variable(location: tuple[str | int, ...]) -> str:
+    """Return the variable of a setting. What lies deeper (an entry of a list, a form that was tried) has none of its own."""
+    return "TRACEBANK_" + "__".join(str(part).upper() for part in location[: 2 if location[0] in _sections() else 1])
+
+
+def _sections() -> set[str]:
+    return {name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)}
+
+
+def _may_hold_a_key(location: tuple[str | int, ...], value: object) -> bool:
+    """Return whether a value is not to be repeated: of providers all but numbers, wherever in them people put a key by mistake."""
+    return (location == ("llm",) or location[:2] == ("llm", "providers")) and not isinstance(value, int | float)

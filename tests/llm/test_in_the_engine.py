@@ -122,7 +122,7 @@ async def test_off_is_off_in_every_way(tmp_path: Path, tiny: TinyModel) -> None:
         ({"base_url": "http://:80/v1"}, "must have a host, of parts of 1 to 63 characters"),
         ({"base_url": "http://[::1/v1"}, "must have a host, of parts of 1 to 63 characters"),
         ({"context_tokens": 1_000, "max_output_tokens": 1_000}, "max_output_tokens must be less than context_tokens"),
-        ({"protocol": "grpc"}, "Input should be 'chat', 'responses' or 'messages', not 'grpc'"),
+        ({"protocol": "grpc"}, "Input should be 'chat', 'responses' or 'messages' (set in TRACEBANK_LLM__PROVIDERS"),
         ({"api_key": "sk-secret"}, "there is no such setting"),
         ({"key_variable": "sk-secret"}, "String should match pattern"),
         ({"key_variable": "TRACEBANK_LLM_KEY"}, "must not begin with TRACEBANK_"),
