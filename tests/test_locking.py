@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tracebank.errors import DataDirError, DataDirLockedError
-from tracebank.locking import LOCK_NAME, DataDirLock, holder_of
+from tracebank.locking import LOCK_NAME, DataDirLock, FileLock, holder_of
 
 HOLDER = """
 import os, sys
@@ -109,3 +110,21 @@ def test_a_directory_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
     assert holder_of(tmp_path / "absent") is None
     with pytest.raises(DataDirError, match="cannot be written: No such file or directory; set TRACEBANK_DATA_DIR"):
         DataDirLock(tmp_path / "absent").acquire({"pid": 1})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is not what locks there")
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """At once and by everybody who asks: nobody waits for what never comes, and no descriptor stays open."""
+
+    def flock(descriptor: int, kind: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    descriptors = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr("fcntl.flock", flock)
+    lock = FileLock(tmp_path / LOCK_NAME)
+    for ask in (lock.wait, lock.try_acquire, lock.is_held, lambda: holder_of(tmp_path), lambda: DataDirLock(tmp_path).acquire({})):
+        with pytest.raises(DataDirError, match=rf"{LOCK_NAME} cannot be locked: {os.strerror(code)}; set TRACEBANK_DATA_DIR"):
+            ask()
+    lock.close()
+    assert len(os.listdir("/dev/fd")) == descriptors

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -20,12 +21,19 @@ if TYPE_CHECKING:
 LOCK_NAME = "engine.lock"
 # Somebody who looks whether there is a holder has the lock for a moment, and longer where the machine is busy.
 PATIENCE_S = 2.0
+# What the system answers where somebody else has the lock (Windows also after ten seconds of waiting). Whatever else it
+# answers is no question of time.
+TAKEN = (errno.EACCES, errno.EDEADLK) if sys.platform == "win32" else (errno.EAGAIN, errno.EWOULDBLOCK)
 
 
 class FileLock:
-    """A lock on a file that stays in place: removing it would let two hold a lock of the same name."""
+    """A lock on a file that stays in place: removing it would let two hold a lock of the same name.
+
+    Raises: OSError where the file cannot be made, DataDirError from everything that locks where the file system has no locks.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
     def try_acquire(self, patience_s: float = 0.0) -> bool:
@@ -62,8 +70,12 @@ class FileLock:
 
                 kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
                 fcntl.flock(self._descriptor, kind if wait else kind | fcntl.LOCK_NB)
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in TAKEN:
+                return False
+            raise DataDirError(
+                f"{self._path} cannot be locked: {error.strerror}; set TRACEBANK_DATA_DIR to a directory whose file system has locks"
+            ) from error
         return True
 
     def _unlock(self) -> None:
@@ -107,7 +119,12 @@ class DataDirLock:
             raise DataDirError(
                 f"{self._data_dir} cannot be written: {error.strerror}; set TRACEBANK_DATA_DIR to a directory that can be"
             ) from error
-        if not file.try_acquire(patience_s=PATIENCE_S):
+        try:
+            ours = file.try_acquire(patience_s=PATIENCE_S)
+        except DataDirError:
+            file.close()
+            raise
+        if not ours:
             holder = _parsed(file.read())
             file.close()
             raise DataDirLockedError(
@@ -125,7 +142,7 @@ class DataDirLock:
 
 
 def holder_of(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what the engine that holds the directory wrote down, or None where there is none."""
+    """Return what the engine that holds the directory wrote down, or None where there is none. Raises: DataDirError."""
     path = os.path.join(data_dir, LOCK_NAME)
     if not os.path.exists(path):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -223,6 +224,18 @@ def test_a_spoilt_export_is_made_again_and_where_that_fails_torch_serves(spoil: 
     assert isinstance(load(copied.parent), SentenceTransformerModel)
     with pytest.raises(ModelLoadError, match=r"cannot be made here .*embedding\.engine"):
         load(copied.parent, engine="onnx")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is not what locks there")
+def test_where_no_file_can_be_locked_no_export_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails as an export does, with the way out."""
+
+    def flock(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(ModelLoadError, match=r"cannot be locked: no locks.*embedding\.engine"):
+        load(tmp_path / "models", engine="onnx")
 
 
 def test_a_graph_that_does_what_another_did_is_not_used(copied: Path) -> None:

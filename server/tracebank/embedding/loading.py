@@ -17,7 +17,7 @@ from tracebank.embedding.exported import Export, Origin, origin_of, read_about
 from tracebank.embedding.matryoshka import MatryoshkaModel
 from tracebank.embedding.prompts import choose_prompts
 from tracebank.embedding.sentence import SentenceTransformerModel, identity
-from tracebank.errors import ModelLoadError
+from tracebank.errors import DataDirError, ModelLoadError
 from tracebank.locking import FileLock
 from tracebank.settings import EmbeddingSettings
 
@@ -68,7 +68,7 @@ def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) 
         return on_torch()
     try:
         return _load_exported(settings, name, directory, export)
-    except (ModelLoadError, OSError, _TorchIsBetter) as error:
+    except (ModelLoadError, DataDirError, OSError, _TorchIsBetter) as error:
         if settings.engine == "onnx":
             raise ModelLoadError(f"{error} (embedding.engine = 'auto' would use torch)") from error
         loaded = on_torch()
