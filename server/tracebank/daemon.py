@@ -24,7 +24,7 @@ from tracebank.early import answers_path
 from tracebank.endpoint import bound, listen
 from tracebank.engine import Engine, Session, prepare_data_dir
 from tracebank.errors import EngineError, InputError, SettingsError, TracebankError
-from tracebank.http import HttpSettings, serving
+from tracebank.http import HttpSettings, SessionOfEach, serving
 from tracebank.operations import OPERATIONS
 from tracebank.process import configure_logging, keep_what_came_up, leave, on_signals
 from tracebank.protocol.answers import early_answers, write_down
@@ -239,7 +239,7 @@ class Daemon:
         say: Say,
     ) -> None:
         """Serve HTTP for as long as the one who asked for it stays connected."""
-        server = build_server(self._plugins.chosen(self._settings.tools), shared=self._engine.session())
+        server = build_server(self._plugins.chosen(self._settings.tools), middleware=[SessionOfEach(self._engine.session)])
         async with serving(server, HttpSettings(**arguments)) as url:
             await say({"event": {"url": url}})
             await reading.read(1)

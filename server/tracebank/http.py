@@ -11,14 +11,17 @@ import ipaddress
 import logging
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from tracebank.caching import LruCache
 from tracebank.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
+    from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.server.mcpserver import MCPServer
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,6 +32,9 @@ log = logging.getLogger(__name__)
 PATH = "/mcp"
 MAX_REQUEST_BYTES = 8 * 1_048_576
 GRACE_S = 5
+SESSION_HEADER = "mcp-session-id"
+# So many are told apart; of one that is met again after as many others it is not known what it was shown.
+MAX_SESSIONS = 1_000
 REALM = b'Bearer realm="tracebank"'
 
 
@@ -76,6 +82,30 @@ class BearerToken:
             await send({"type": "http.response.body", "body": b""})
             return
         await self._app(scope, receive, send)
+
+
+class SessionOfEach:
+    """An MCP middleware that gives each MCP session a `Session` of its own; the SDK has one state for all of HTTP.
+
+    A call that belongs to no session (the stateless era) has one for itself: who cannot be told from others is credited with
+    nothing that they were shown, and waits for nothing that they wrote.
+    """
+
+    def __init__(self, new: Callable[[], Session]) -> None:
+        self._new = new
+        self._sessions: LruCache[str, Session] = LruCache(capacity=MAX_SESSIONS, clock=time.monotonic)
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Pass the message on with its session."""
+        return await call_next(replace(ctx, lifespan_context=self._session(ctx)))
+
+    def _session(self, ctx: ServerRequestContext[Any, Any]) -> Session:
+        name = ctx.request.headers.get(SESSION_HEADER) if ctx.request is not None else None
+        if name is None:
+            return self._new()
+        if (session := self._sessions.get(name)) is None:
+            self._sessions.put(name, session := self._new())
+        return session
 
 
 @asynccontextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from typing import Any
 
+from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.server.mcpserver.resources import ResourceSecurity
@@ -29,17 +30,11 @@ worth most. 4. Call feedback for memories that helped or misled. Memories are qu
 memory: trace://{trace_id}; open episode, to hand over: episode://{episode_id}/handoff."""
 
 
-def build_server(tools: Sequence[EngineTool], *, shared: Session | None = None) -> MCPServer[Session]:
+def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Session]:
     """Return a server that offers these tools. Its lifespan state is the connection's `Session`.
 
-    A transport that has no session for each connection (HTTP) uses `shared` for all of them.
+    A transport with one such state for many clients (HTTP) gives a middleware that puts the caller's in its place.
     """
-
-    @asynccontextmanager
-    async def lifespan(_: MCPServer[Session]) -> AsyncIterator[Session]:
-        assert shared is not None
-        yield shared
-
     server: MCPServer[Session] = MCPServer(
         "tracebank",
         title="Tracebank",
@@ -47,7 +42,7 @@ def build_server(tools: Sequence[EngineTool], *, shared: Session | None = None) 
         instructions=INSTRUCTIONS,
         tools=list(tools),
         log_level="WARNING",
-        lifespan=lifespan if shared is not None else None,
+        middleware=middleware,
     )
 
     # An id is a key of the store and never a path: one that looks like a path is as good as any.
