@@ -108,6 +108,12 @@ def test_the_list_of_tools_is_a_comma_list_in_the_environment(directory: Path, m
         ("TRACEBANK_NAMESPACE", "", "setting namespace: String should have at least 1 character, not ''"),
         ("TRACEBANK_RETRIEVAL__SPEED", "9", "setting retrieval.speed: there is no such setting (it is in TRACEBANK_RETRIEVAL__SPEED"),
         ("TRACEBANK_RETRIEVAL", "fast", 'error parsing value for field "retrieval"'),
+        ("TRACEBANK_NAMESPACE", "*", "setting namespace: '*' stands for all namespaces when searching; give it a name of its own"),
+        ("TRACEBANK_NAMESPACE", "a\nb", "setting namespace: must be one line without control characters"),
+        ("TRACEBANK_RETREIVAL__K", "3", "setting retreival: there is no such section (it is in TRACEBANK_RETREIVAL__K); the sections"),
+        ("TRACEBANK_NAMESPACE__X", "3", "setting namespace: there is no such section (it is in TRACEBANK_NAMESPACE__X)"),
+        ("TRACEBANK_LLM__DAILY_USD", "inf", "setting llm.daily_usd: Input should be a finite number, not 'inf'"),
+        ("TRACEBANK_LLM__DAILY_USD", "1e300", "setting llm.daily_usd: Input should be less than or equal to 1000000000, not '1e300'"),
         ("TRACEBANK_INDEX__CHUNK_OVERLAP_TOKENS", "80", "setting index.chunk_overlap_tokens: must be at most 56, half of chunk"),
     ],
 )  # fmt: skip
@@ -128,12 +134,31 @@ def test_a_file_that_is_no_toml_is_named(directory: Path, text: bytes) -> None:
         load_settings(directory)
 
 
-def test_all_wrong_settings_are_told_at_once(directory: Path) -> None:
+def test_what_belongs_to_the_environment_only_is_no_unknown_setting(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are variables of others that begin as ours do."""
+    for name in ("TRACEBANK_ENGINE", "TRACEBANK_TRANSPORT", "TRACEBANK_HTTP_TOKEN", "TRACEBANK_OF_A_PLUGIN", "OTHER__NAME"):
+        monkeypatch.setenv(name, "tcp")
+    assert load_settings(directory).namespace == "default"
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_every_number_is_finite(directory: Path, value: str) -> None:
+    """What is none breaks somewhere later: it is no amount, and no time."""
+    for section, model in _sections():
+        for name, field in model.model_fields.items():
+            if field.annotation is float:
+                (directory / "tracebank.toml").write_text(f"[{section}]\n{name} = {value}\n")
+                with pytest.raises(SettingsError, match=rf"setting {section}\.{name}: "):
+                    load_settings(directory)
+
+
+def test_all_wrong_settings_are_told_at_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One attempt shows all that is to be put right."""
+    monkeypatch.setenv("TRACEBANK_COLOURS__SKY", "blue")
     (directory / "tracebank.toml").write_text('colour = "red"\n[cache]\nresults = -1\n[index]\nchunk_tokens = 50\n')
     with pytest.raises(SettingsError) as caught:
         load_settings(directory)
-    for name in ("colour", "cache.results", "index.chunk_overlap_tokens"):
+    for name in ("colours", "colour", "cache.results", "index.chunk_overlap_tokens"):
         assert f"setting {name}: " in str(caught.value)
 
 

@@ -6,6 +6,7 @@ Nested settings are reached from the environment with two underscores: TRACEBANK
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -16,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
-from tracebank.errors import SettingsError
+from tracebank.errors import InputError, SettingsError
 from tracebank.places import default_data_dir
-from tracebank.records import ENCODINGS
+from tracebank.records import ENCODINGS, Limits, check_id
 
 CONFIG_NAME = "tracebank.toml"
 
@@ -38,7 +39,7 @@ def _is_reachable(address: str) -> bool:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EmbeddingSettings(_Section):
@@ -140,8 +141,10 @@ class CompressionSettings(_Section):
     head_share: float = Field(0.2, ge=0, le=1, description="share of the budget that instructions at the beginning may take")
     model_wait_s: float = Field(5.0, ge=0, le=120, description="how long a cut waits for a model that is still loading")
     token_model: str = Field("", description="directory of a token classifier (LLMLingua-2) that says which words can go; empty: none")
-    originals_bytes: int = Field(64 * 1_048_576, ge=0, description="bytes of whole prompts that are kept for `keep_original`")
-    originals_age_s: float = Field(7 * 86_400.0, gt=0, description="seconds that a whole prompt is kept after its last use")
+    originals_bytes: int = Field(64 * 1_048_576, ge=0, le=2**40, description="bytes of whole prompts that are kept for `keep_original`")
+    originals_age_s: float = Field(
+        7 * 86_400.0, gt=0, le=3_153_600_000, description="seconds that a whole prompt is kept after its last use"
+    )
     tail_share: float = Field(0.2, ge=0, le=1, description="share of the budget that the request at the end may take")
 
 
@@ -163,8 +166,8 @@ class ProviderSettings(_Section):
     context_tokens: int = Field(32_000, ge=256, description="what the model reads and writes at most; a longer prompt is compressed")
     max_output_tokens: int = Field(2_000, ge=1, description="what an answer may have")
     json_schema: bool = Field(True, description="whether the provider takes a JSON schema; else the prompt asks for it")
-    usd_per_million_tokens_in: float = Field(0.0, ge=0, description="price of what it reads; 0: free, such as a local model")
-    usd_per_million_tokens_out: float = Field(0.0, ge=0, description="price of what it writes")
+    usd_per_million_tokens_in: float = Field(0.0, ge=0, le=1_000_000, description="price of what it reads; 0: free, such as a local model")
+    usd_per_million_tokens_out: float = Field(0.0, ge=0, le=1_000_000, description="price of what it writes")
 
     @field_validator("key_variable")
     @classmethod
@@ -198,7 +201,7 @@ class LlmSettings(_Section):
 
     providers: tuple[ProviderSettings, ...] = Field((), description="in the order in which they are asked; empty: off")
     daily_tokens: int = Field(1_000_000, ge=0, description="tokens in and out that all of them may use in one day (UTC)")
-    daily_usd: float = Field(5.0, ge=0, description="US dollars that all of them may cost in one day (UTC)")
+    daily_usd: float = Field(5.0, ge=0, le=1_000_000_000, description="US dollars that all of them may cost in one day (UTC)")
     attempts: int = Field(4, ge=1, le=10, description="how often a provider is asked before the next one is")
     backoff_s: float = Field(0.5, gt=0, le=60, description="the first pause between attempts is up to this long, each next up to twice")
     max_wait_s: float = Field(30.0, ge=0, le=600, description="longest pause, also where the provider asks for more")
@@ -291,6 +294,14 @@ class Settings(BaseSettings):
         """Where exported models are kept."""
         return Path(self.embedding.cache_dir).expanduser() if self.embedding.cache_dir else self.data_dir / "models"
 
+    @field_validator("namespace")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        try:
+            return check_id("namespace", value, Limits())
+        except InputError as error:
+            raise ValueError(error.problem) from None
+
     @field_validator("tools", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
@@ -321,14 +332,29 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
     class SettingsOfDirectory(Settings):
         model_config = SettingsConfigDict(toml_file=file)
 
+    wrong = _unknown_sections()
     try:
-        return SettingsOfDirectory(data_dir=directory, **flags)
+        settings = SettingsOfDirectory(data_dir=directory, **flags)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
     except UnreadableVariable as error:
         raise SettingsError(f"{error}: write it as JSON, or set its parts, such as TRACEBANK_RETRIEVAL__K=3") from error
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(item, file) for item in error.errors())) from error
+        raise SettingsError("; ".join([*wrong, *(_explain(item, file) for item in error.errors())])) from error
+    if wrong:
+        raise SettingsError("; ".join(wrong))
+    return settings
+
+
+def _unknown_sections() -> list[str]:
+    """Return what is wrong with variables of sections that there are not: of the environment only what is known is read."""
+    names = sorted(name for name in os.environ if name.upper().startswith("TRACEBANK_") and "__" in name)
+    sections = ", ".join(sorted(_sections()))
+    return [
+        f"setting {section}: there is no such section (it is in {name}); the sections are {sections}"
+        for name in names
+        if (section := name.lower().removeprefix("tracebank_").partition("__")[0]) not in _sections()
+    ]
 
 
 def _explain(item: Any, file: Path) -> str:
