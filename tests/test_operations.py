@@ -18,6 +18,7 @@ from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine, Session
 from tracebank.errors import IndexFaultError, InputError, ModelLoadError
 from tracebank.operations import OPERATIONS, Events
+from tracebank.settings import load_settings
 from tracebank.store import outbox
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
@@ -275,8 +276,38 @@ async def test_the_doctor_finds_what_is_missing_in_an_index_and_repairs_it(sessi
     assert found["set aside"]["found"].startswith("1 traces; poison: cannot embed")
     tiny.failing = ""
     found = {f["what"]: f for f in (await result(call(session, "doctor", repair=True)))["findings"]}
-    assert all(finding["well"] for finding in found.values() if finding["what"] != "disk"), found
+    assert all(finding["well"] for finding in found.values() if finding["what"] not in ("disk", "settings")), found
     assert found["index of vectors, default"]["found"] == "3 of 3 texts"
+
+
+async def test_the_doctor_tells_settings_that_are_wrong_or_have_no_effect(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the file as it is now, by name: what is not valid, what the engine has not read yet, and a key that is not there."""
+    file = tmp_path / "data" / "tracebank.toml"
+    file.parent.mkdir()
+    text = '[tokens]\ntimeout_s = 0\n[[llm.providers]]\nmodel = "m"\nkey_variable = "THE_KEY"\n'
+    file.write_text(text)
+    monkeypatch.delenv("THE_KEY", raising=False)
+    async with Engine.open(load_settings(file.parent)) as engine:
+
+        async def found() -> tuple[bool, str]:
+            findings = (await result(call(engine.session(), "doctor")))["findings"]
+            return next((finding["well"], finding["found"]) for finding in findings if finding["what"] == "settings")
+
+        well, says = await found()
+        assert not well
+        assert says.startswith("Language model m has no key: set THE_KEY")
+        monkeypatch.setenv("THE_KEY", "secret")
+        assert await found() == (True, "valid and in use")
+        file.write_text('namespace = "other"\n' + text.replace("= 0", "= 1"))
+        well, says = await found()
+        assert not well
+        assert says.startswith("namespace, tokens.timeout_s changed since the engine started: `tracebank stop`")
+        file.write_text(text.replace("= 0", "= -1"))
+        well, says = await found()
+        assert not well
+        assert says.startswith("setting tokens.timeout_s: Input should be greater than or equal to 0, not -1")
 
 
 async def test_questions_are_told_and_forgotten_with_their_answers(session: Session) -> None:

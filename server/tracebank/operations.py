@@ -7,16 +7,17 @@ import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from tracebank.answering import Asked
-from tracebank.engine import Session, new_trace_id
-from tracebank.errors import InputError
+from tracebank.engine import Engine, Session, new_trace_id
+from tracebank.errors import InputError, SettingsError
 from tracebank.forgetting import forget as forget_traces
 from tracebank.records import Trace, check_id, parse_trace, shown
-from tracebank.reporting import examine, report
+from tracebank.reporting import examine, keys_missing, report
+from tracebank.settings import Settings, load_settings
 from tracebank.store import lesson_groups, outbox, traces
 from tracebank.store.outbox import Sink
 
@@ -131,7 +132,7 @@ async def doctor(session: Session, *, repair: bool = False) -> Events:
     engine = session.engine
     async for event in wait_indexed(session):
         yield event
-    findings = await examine(engine)
+    findings = [*await examine(engine), await asyncio.to_thread(_settings_found, engine)]
     if repair and not all(well for _, well, _ in findings):
         await engine.store.write(outbox.retry)
         for sink in outbox.SINKS:
@@ -140,8 +141,30 @@ async def doctor(session: Session, *, repair: bool = False) -> Events:
         engine.indexer.notify()
         async for event in wait_indexed(session):
             yield event
-        findings = await examine(engine)
+        findings = [*await examine(engine), await asyncio.to_thread(_settings_found, engine)]
     yield {"findings": [{"what": what, "well": well, "found": found} for what, well, found in findings]}
+
+
+def _settings_found(engine: Engine) -> tuple[str, bool, str]:
+    """Return for `doctor` what is wrong with the settings as they are written now, or keeps them from having an effect."""
+    problems = keys_missing(engine)
+    used = dict(_flat(engine.settings))
+    try:
+        # By name only: a value may be nobody else's business.
+        changed = [name for name, value in _flat(load_settings(engine.settings.data_dir)) if value != used[name]]
+        if changed:
+            problems.append(f"{', '.join(changed)} changed since the engine started: `tracebank stop`, and the next client starts it anew")
+    except SettingsError as error:
+        problems.append(str(error))
+    return "settings", not problems, "; ".join(problems) or "valid and in use"
+
+
+def _flat(settings: Settings) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.model_dump().items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{part}", inner) for part, inner in value.items())
+        else:
+            yield name, value
 
 
 async def consolidate(session: Session, *, undo: bool = False) -> Events:

@@ -147,16 +147,22 @@ def _advice(figures: dict[str, Any], engine: Engine) -> list[str]:
 
 def _llm_advice(engine: Engine) -> list[str]:
     """Return what keeps a language model from being asked, or its cap from holding."""
-    advice = []
+    advice = keys_missing(engine)
     for provider in engine.settings.llm.providers:
-        name = provider.name or provider.model
-        if provider.key_variable and not os.environ.get(provider.key_variable):
-            advice.append(
-                f"Language model {name} has no key: set {provider.key_variable} in the client's environment and `tracebank stop`."
-            )
         if provider.key_variable and not provider.usd_per_million_tokens_in + provider.usd_per_million_tokens_out:
+            name = provider.name or provider.model
             advice.append(f"Language model {name} has no prices: llm.daily_usd cannot hold; set usd_per_million_tokens_in and _out.")
     return advice
+
+
+def keys_missing(engine: Engine) -> list[str]:
+    """Return which language models cannot be asked, because their key is not in the engine's environment."""
+    return [
+        f"Language model {provider.name or provider.model} has no key: set {provider.key_variable} in the client's environment "
+        "and `tracebank stop`."
+        for provider in engine.settings.llm.providers
+        if provider.key_variable and not os.environ.get(provider.key_variable)
+    ]
 
 
 def memory_bytes() -> int:
