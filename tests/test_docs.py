@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import entry_points
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from tracebank.cli import app
+from tracebank.link import PLACE_VARIABLES
 from tracebank.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +81,21 @@ def test_every_file_that_the_readme_points_to_is_there() -> None:
     """A link into the repository leads somewhere."""
     targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", README)}
     assert not [target for target in targets if target and "://" not in target and not (ROOT / target).exists()]
+
+
+def test_every_file_that_the_readme_points_to_is_in_the_sdist() -> None:
+    """Whoever reads it there can follow."""
+    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", README)}
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    taken = build["targets"]["sdist"]["include"]
+    files = [PurePosixPath("/", target) for target in targets if target and "://" not in target]
+    assert files
+    assert not [file for file in files if not any(place.match(each) for place in (file, *file.parents) for each in taken)]
+
+
+def test_the_variables_that_belong_to_the_environment_only_are_in_the_readme() -> None:
+    """They are in no sample file."""
+    assert not [name for name in PLACE_VARIABLES if f"`{name}" not in README]
 
 
 def test_the_sample_file_has_every_setting_with_its_default() -> None:

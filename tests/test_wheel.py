@@ -116,6 +116,7 @@ def test_the_sdist_holds_what_is_needed_to_test_and_to_read(built: Path) -> None
         "README.md",
         "LICENSE",
         "config/tracebank.toml",
+        "docs/BENCHMARKS.md",
         "tests/test_wheel.py",
         "tools/tracebank_tools/stats.py",
     } <= names
