@@ -57,6 +57,16 @@ def test_an_export_has_the_form_that_import_takes(fresh: Home, tmp_path: Path) -
         assert second.run("export").out == export.out
 
 
+def test_a_mark_before_the_text_is_no_part_of_it(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """Some editors put one at the beginning of a file; within a text it stays."""
+    first, second = tmp_path / "marked.jsonl", tmp_path / "also marked.jsonl"
+    for file in (first, second):
+        file.write_bytes(b"\xef\xbb\xbf" + json.dumps({"task": "a \ufeff mark", "trace_id": f"of {file.stem}"}).encode())
+    assert shared.run("import", str(first), str(second), "--namespace", namespace).code == 0
+    found = traces_of(shared.run("export", "--namespace", namespace).out)
+    assert [(trace["trace_id"], trace["task"]) for trace in found] == [("of marked", "a \ufeff mark"), ("of also marked", "a \ufeff mark")]
+
+
 def test_importing_again_changes_nothing(shared: Home, tmp_path: Path, namespace: str) -> None:
     """A script may be run twice."""
     file = tmp_path / "traces.jsonl"

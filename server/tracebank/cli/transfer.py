@@ -74,6 +74,9 @@ def _lines(file: BinaryIO) -> Iterator[Line]:
         number += 1
         # Bytes that are no UTF-8 must not end the import: they become lone surrogates, which the line's check reports.
         text = line.decode("utf-8", "surrogateescape")
+        if number == 1:
+            # Editors of some systems put a mark before the text.
+            text = text.removeprefix("\ufeff")
         if len(line) > LINE_BYTES:
             yield number, text
             while len(line) > LINE_BYTES and not line.endswith(b"\n"):
