@@ -33,7 +33,8 @@ def answers_path(data_dir: str, tools: str | None, variables: Mapping[str, str])
     if variables:
         text = "\0".join(f"{name}={value}" for name, value in sorted(variables.items()))
         settings += f"-{zlib.crc32(text.encode(errors='surrogateescape')):08x}"
-    choice = "all" if not tools else "".join(c if c.isalnum() or c == "_" else "-" for c in tools)[:120]
+    # An empty choice is all tools, none is what the settings say. No name of a tool has a plus.
+    choice = "+setting" if tools is None else "+all" if not tools else "".join(c if c.isalnum() or c == "_" else "-" for c in tools)[:120]
     return os.path.join(data_dir, ANSWERS_DIR, f"{__version__}-{settings}", f"{choice}.json")
 
 

@@ -102,6 +102,20 @@ def early(data_dir: Path, params: dict[str, Any] = HELLO) -> Any:
     return written_down(str(data_dir), {"method": "initialize", "params": params})
 
 
+def test_all_tools_and_those_of_the_settings_are_two_choices(here: Place) -> None:
+    """An empty variable asks for all, though the settings offer few; without the variable these hold."""
+    here.data_dir.mkdir(parents=True)
+    (here.data_dir / "tracebank.toml").write_text('tools = ["stats"]')
+    with Client(here) as few, Client(here, TRACEBANK_TOOLS="") as everything:
+        few.greet()
+        everything.greet()
+        wait_for_file(written(here))
+        wait_for_file(written(here, ""))
+    tools = [json.loads(written(here, choice).read_text(encoding="utf-8"))["legacy"]["tools/list"]["tools"] for choice in (None, "")]
+    assert [tool["name"] for tool in tools[0]] == ["stats"]
+    assert len(tools[1]) > 1
+
+
 def test_a_client_is_answered_before_its_engine_is_up_and_goes_on_with_it(known: Place, era: Era) -> None:
     """Its handshake is repeated to the engine, and not answered twice."""
     with Client(known, era) as client:
