@@ -123,9 +123,9 @@ def test_an_unknown_prompt_is_an_error_that_says_where_ids_come_from(either: Tal
 
 
 def test_a_part_that_is_not_there_is_told_with_the_parts_that_are(talk: Talk) -> None:
-    """Zero, too many, no number."""
+    """Zero, too many, no number, or one that nobody can read."""
     compressed = talk.call("compress_prompt", text=PROSE, max_tokens=400, keep_original=True)
-    for part in ("0", "9999", "x"):
+    for part in ("0", "9999", "x", "9" * 5_000):
         with pytest.raises(MCPError, match="its cuts are 1 to"):
             talk.read(f"prompt://{compressed['original_id']}/{part}")
 
