@@ -67,8 +67,8 @@ def test_a_kill_between_the_trace_and_the_answer_leaves_one_complete_episode(her
     here.sabotage("""
 from tracebank.learning.episodes import Episodes
 store = Episodes._store_trace
-async def fatal(self, *args):
-    await store(self, *args)
+async def fatal(self, *args, **named):
+    await store(self, *args, **named)
     die()
 Episodes._store_trace = fatal
 """)
