@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from samples import WAIT_S, TinyModel, everything, settings_of, settled, spoil, warm
 
+from tracebank import compressor
 from tracebank.answering import Retrieved
 from tracebank.embedding import EmbeddingModel
 from tracebank.embedding.sentence import SentenceTransformerModel
@@ -526,13 +528,48 @@ async def test_a_cut_waits_for_the_model_a_lossless_fit_does_not(tmp_path: Path,
             while len(engine.embedding._settled._waiters) < 2:  # noqa: ASYNC110 - the other is the engine itself
                 await asyncio.sleep(0)
         assert not cut.done()
+        # Nor does anybody wait because others do.
+        others = [asyncio.create_task(engine.compress(text, **options)) for _ in range(compressor.PARALLEL_SHORT)]
+        async with asyncio.timeout(WAIT_S):
+            while len(engine.embedding._settled._waiters) < 2 + len(others):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            await engine.compress(text, **options, strategy="head_tail")
         arrived.set()
+        await asyncio.gather(*others)
         compressed, _ = await cut
         assert "leaks" in compressed.text
     arrived.clear()
     async with Engine.open(settings_of(tmp_path / "impatient", compression={"model_wait_s": 0})) as engine:
         assert "leaks" in (await engine.compress(text, **options))[0].text
         arrived.set()
+
+
+async def test_texts_that_are_shortened_leave_the_threads_to_everybody_else(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many and long they are; and a short one waits behind no long one."""
+    sentences = [f"Valve {number} leaks at joint {number * 7}." for number in range(4_000)]
+    long_text, short_text = " ".join(sentences), " ".join(sentences[:80])
+    assert len(long_text) > compressor.LONG_CHARS > len(short_text)
+    options: dict[str, Any] = {"budget_tokens": 400, "ratio": None}
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await warm(engine)
+        monkeypatch.setattr(to_thread.current_default_thread_limiter(), "total_tokens", 2)
+        tiny.gate.clear()
+        before = len(tiny.batches)
+        cuts = [asyncio.create_task(engine.compress(long_text, **options, query="which valve leaks?")) for _ in range(5)]
+        async with asyncio.timeout(WAIT_S):
+            # The first one holds its thread until the model has read, and the others theirs, had they one each.
+            while not tiny.batches[before:]:  # noqa: ASYNC110 - the model runs in a thread and tells nobody
+                await asyncio.sleep(0)
+            await to_thread.run_sync(lambda: None)
+            assert (await engine.compress(short_text, **options))[0].tokens <= 400
+        assert not any(cut.done() for cut in cuts)
+        cuts[-1].cancel()
+        tiny.gate.set()
+        *done, gone = await asyncio.gather(*cuts, return_exceptions=True)
+        assert len({cut[0].text for cut in done if not isinstance(cut, BaseException)}) == 1
+        assert isinstance(gone, asyncio.CancelledError)
 
 
 async def test_closing_while_the_model_is_loading_waits_for_nothing(tmp_path: Path, arrived: threading.Event) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyio import from_thread, to_thread
+from anyio import CapacityLimiter, from_thread, to_thread
 
 from tracebank.compression import Compressed, compress
 from tracebank.compression.draft import WordModel
@@ -28,6 +28,9 @@ from tracebank.tokens import Tokenizer
 READING_STRATEGIES = ("auto", "extract")
 # Shorter texts take less time than somebody takes to look up.
 LONG_CHARS = 50_000
+# So many are shortened at a time. It is work for the interpreter, which has one lock: each further thread would only take its turns
+# from whoever searches. Short ones have threads of their own, so that none waits behind one of 4 MiB.
+PARALLEL_LONG, PARALLEL_SHORT = 1, 2
 
 # Hears how much is done, 0 to 1, and the name of the step.
 Listener = Callable[[float, str], Coroutine[Any, Any, None]]
@@ -50,6 +53,7 @@ class Compressor:
         self._tokenizer, self._embedding, self._now_ms = tokenizer, embedding, now_ms
         self._word_model: TokenClassifier | None = None
         self._loading = threading.Lock()
+        self._long, self._short = CapacityLimiter(PARALLEL_LONG), CapacityLimiter(PARALLEL_SHORT)
 
     async def compress(
         self,
@@ -67,22 +71,25 @@ class Compressor:
         Raises: InputError, StoreError, ModelLoadError where a model of words is set and cannot be loaded.
         """
         tokenizer, settings = await self._tokenizer(), self._settings
-        told = _Told(listener if len(text) >= LONG_CHARS else None)
-
-        def run() -> Compressed:
-            tokens = tokenizer.count(text)
+        long = len(text) >= LONG_CHARS
+        told = _Told(listener if long else None)
+        in_turn = partial(to_thread.run_sync, limiter=self._long if long else self._short)
+        with self._metrics.timed("compress_prompt"):
+            tokens = await in_turn(tokenizer.count, text)
             budget = max(1, int(tokens * (ratio or settings.ratio))) if budget_tokens is None else budget_tokens
             reads = tokens > budget and options.get("strategy", "auto") in READING_STRATEGIES
             if reads:
-                from_thread.run(self._wait_for_model)
-            return compress(
-                text, budget_tokens=budget, tokenizer=tokenizer, meaning=partial(self._vectors_in_thread, told),
-                ends=(settings.head_share, settings.tail_share), mark=numbered_mark if keep_original else bare_mark,
-                words=self._words() if reads else None, progress=told.step, **options,
-            )  # fmt: skip
+                # Here, where it keeps nobody from a thread.
+                await self._wait_for_model()
 
-        with self._metrics.timed("compress_prompt"):
-            compressed = await to_thread.run_sync(run)
+            def run() -> Compressed:
+                return compress(
+                    text, budget_tokens=budget, tokenizer=tokenizer, meaning=partial(self._vectors_in_thread, told),
+                    ends=(settings.head_share, settings.tail_share), mark=numbered_mark if keep_original else bare_mark,
+                    words=self._words() if reads else None, progress=told.step, **options,
+                )  # fmt: skip
+
+            compressed = await in_turn(run)
             original_id = await self._keep(text, compressed) if keep_original and compressed.text != text else None
         self._metrics.count("compressed_tokens_in", compressed.original_tokens)
         self._metrics.count("compressed_tokens_out", compressed.tokens)
