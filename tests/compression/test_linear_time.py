@@ -14,16 +14,22 @@ CASES = {
     "a row of a table with much room": 'compact(Segment(kind=Kind.PROSE, body="| a" + " " * N + "b |"))',
     "a shell's defaults within defaults": 'find("bash").doubtful.search("${" * N)',
     "blank lines in code that are none": '_EMPTY_LINES.sub("", " " * N)',
+    "what must survive, in every unit": "carved(UNITS, SPANS)",
+    "units that must survive": '_protected(SimpleNamespace(text=KEPT, units=UNITS), SimpleNamespace(protected=["kept"] * len(SPANS)))',
     "a log of empty lines": 'list(_Memory().runs([""] * N))',
     "quotes that are never closed": 'consolidate([lesson(1, "“" * N), lesson(2, "“" * N)])',
     "a name of one long word": 'made_up("a" * N + " A" + "a" * N, "source")',
 }
 CODE = f"""
+from types import SimpleNamespace
 from tracebank.compression.extract.lines import heading_level
+from tracebank.compression.extract.outline import carved
+from tracebank.compression.extract.units import Sort, Unit
 from tracebank.compression.languages import find, guess
 from tracebank.compression.segments import Kind, Segment
 from tracebank.compression.steps.code import _EMPTY_LINES
 from tracebank.compression.steps.duplicates import _Memory
+from tracebank.compression.steps.extract import _protected
 from tracebank.compression.steps.layout import compact
 from tracebank.learning.consolidation import consolidate
 from tracebank.learning.model_lessons import made_up
@@ -31,6 +37,9 @@ from tracebank.records import Lesson, Outcome
 from tracebank.store.lesson_groups import KnownLesson
 
 N = 1_000_000
+SPANS = [(at, at + 4) for at in range(0, N // 2, 4)]
+KEPT = "kept" * len(SPANS)
+UNITS = [Unit(start=start, end=end, sort=Sort.FRAME) for start, end in SPANS]
 
 def lesson(row, text):
     return KnownLesson(key=(row, 0), trace_id=str(row), outcome=Outcome.SUCCESS, lesson=Lesson(content=text))

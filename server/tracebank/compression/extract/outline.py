@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tracebank.compression.extract.lines import is_source
 from tracebank.compression.extract.units import Sort, Unit, split_units
 from tracebank.compression.extract.words import Bag, Scores, rarity
-from tracebank.compression.segments import Span
+from tracebank.compression.segments import Span, touching
 
 if TYPE_CHECKING:
     from tracebank.tokens import Tokenizer
@@ -132,7 +132,7 @@ def _sections(units: Sequence[Unit], bags: Sequence[Bag], leaves: Sequence[int])
 
 
 def carved(units: Sequence[Unit], kept: Sequence[Span]) -> list[Unit]:
-    """Return the units cut at the borders of the kept spans, which become leaves whatever they were cut from."""
+    """Return the units cut at the borders of the kept spans (merged), which become leaves whatever they were cut from."""
     if not kept:
         return list(units)
     borders = sorted({border for span in kept for border in span})
@@ -149,8 +149,7 @@ def carved(units: Sequence[Unit], kept: Sequence[Span]) -> list[Unit]:
         moved[position] = len(carved)
         ends = [unit.start, *inside, unit.end]
         for start, end in pairwise(ends):
-            touched = unit.sort is Sort.FRAME and any(first < end and start < last for first, last in kept)
-            sort = Sort.LINE if touched else unit.sort
+            sort = Sort.LINE if unit.sort is Sort.FRAME and touching(kept, start, end) else unit.sort
             carved.append(Unit(start=start, end=end, sort=sort, frames=unit.frames, section=unit.section, place=unit.place))
     return [
         Unit(

@@ -12,7 +12,7 @@ from tracebank.compression.extract.rendering import Rendered, rendered
 from tracebank.compression.extract.salience import SHARPNESS as SALIENCE_SHARPNESS
 from tracebank.compression.extract.salience import salience
 from tracebank.compression.extract.words import Scores
-from tracebank.compression.segments import located
+from tracebank.compression.segments import located, touching
 
 _ROUNDS = 4
 _NEAR_ENOUGH = 0.02
@@ -77,7 +77,7 @@ def _protected(outline: Outline, goal: Goal) -> list[int]:
     return [
         position
         for position, unit in enumerate(outline.units)
-        if any(start <= unit.start and unit.end <= end for start, end in spans) and unit.start < unit.end
+        if unit.start < unit.end and any(first <= unit.start and unit.end <= last for first, last in touching(spans, unit.start, unit.end))
     ]
 
 
