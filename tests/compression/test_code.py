@@ -8,10 +8,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from pygments.lexers.python import PythonLexer
 
 from tracebank.compression import compress
-from tracebank.compression.languages import same_tree
-from tracebank.compression.segments import as_code, split
+from tracebank.compression.languages import LONGEST_CODE_CHARS, same_tree
+from tracebank.compression.segments import Kind, as_code, split
 from tracebank.compression.steps import code as code_step
 from tracebank.compression.steps.code import without_comments
 from tracebank.tokens import Tokenizer
@@ -162,6 +163,28 @@ def test_a_comment_that_is_to_be_kept_keeps_its_block(tokenizer: Tokenizer) -> N
     budget = tokenizer.count(text) - 1
     compressed = compress(text, budget_tokens=budget, tokenizer=tokenizer, keep=["1  # one"])
     assert compressed.text == "```py\nx = 1  # one\n```\n```py\ny = 2\n```\n"
+
+
+def test_very_long_code_is_never_read_as_a_whole(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take hundreds of megabytes. It is code all the same, by its beginning: its lines stay as they are."""
+    block = 'def f(a):\n    """Say it.\n\n    More.\n    """\n    # why\n    return {  1: a}\n\n\n'
+    long_code = block * (LONGEST_CODE_CHARS // len(block) + 1)
+    read: list[int] = []
+    parse, lexer = ast.parse, PythonLexer.get_tokens_unprocessed
+    fenced = f"```python\n{long_code}```\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(ast, "parse", lambda code: read.append(len(code)) or parse(code))
+        patched.setattr(PythonLexer, "get_tokens_unprocessed", lambda self, code: read.append(len(code)) or lexer(self, code))
+        segments = split(long_code)
+        cuts = [
+            compress(text, budget_tokens=tokenizer.count(text) - 1_000, tokenizer=tokenizer, strategy="code")
+            for text in (long_code, fenced)
+        ]
+    assert 0 < max(read) < LONGEST_CODE_CHARS
+    assert [(segment.kind, segment.language) for segment in segments] == [(Kind.BLOCK, "python")]
+    for cut in cuts:
+        assert [step.tokens_before - step.tokens_after for step in cut.steps][:-1] == [0, 0]
+    assert [segment.kind for segment in split("import this is prose.\n\n" + long_code)] == [Kind.PROSE]
 
 
 def test_a_block_whose_code_would_change_stays(monkeypatch: pytest.MonkeyPatch) -> None:

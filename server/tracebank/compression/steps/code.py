@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pygments.token import Comment, Error, String, _TokenType, is_token_subtype
 
-from tracebank.compression.languages import Language, find, guess, parsed, same_tree
+from tracebank.compression.languages import LONGEST_CODE_CHARS, Language, find, guess, parsed, same_tree
 from tracebank.compression.segments import Kind, Segment
 
 # Lexers are quadratic in the length of a line or of a blank stretch.
@@ -47,8 +47,8 @@ class _Piece(NamedTuple):
 
 
 def without_comments(segment: Segment) -> str:
-    """Drop comments and blank lines of a code block in a known language; docstrings and directives stay."""
-    if segment.kind is not Kind.BLOCK:
+    """Drop comments and blank lines of a code block in a known language; docstrings, directives and very long blocks stay."""
+    if segment.kind is not Kind.BLOCK or len(segment.body) > LONGEST_CODE_CHARS:
         return segment.body
     language = find(segment.language or guess(segment.body))
     body = segment.body.replace("\r\n", "\n")
