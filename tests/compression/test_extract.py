@@ -9,7 +9,7 @@ import pytest
 
 from tracebank.compression import compress
 from tracebank.compression.extract.rendering import numbered_mark
-from tracebank.compression.extract.units import Sort, split_units
+from tracebank.compression.extract.units import MOST_FRAMES, Sort, split_units
 from tracebank.embedding import Embedded
 from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.tokens import Tokenizer
@@ -34,6 +34,17 @@ def test_units_are_the_text_again() -> None:
     units = split_units(text)
     assert "".join(text[unit.start : unit.end] for unit in units) == text
     assert {unit.sort for unit in units} == set(Sort)
+
+
+def test_of_a_hundred_tags_within_each_other_the_nearest_come_along(tokenizer: Tokenizer) -> None:
+    """Opened and closed; to look at all of them for each unit took a page's markup twenty seconds."""
+    depth = 90
+    text = "".join(f"<t{at}>\nWord{at} is said here.\n" for at in range(depth)) + "".join(f"</t{at}>\n" for at in reversed(range(depth)))
+    assert max(len(unit.frames) for unit in split_units(text)) == 2 * MOST_FRAMES
+    kept = _extract(text, tokenizer, tokenizer.count(text) // 2, query="Word89")
+    assert "Word89" in kept
+    for tag in ("<t89>", "</t89>", f"<t{90 - MOST_FRAMES}>", f"</t{90 - MOST_FRAMES}>"):
+        assert tag in kept
 
 
 @pytest.mark.parametrize(

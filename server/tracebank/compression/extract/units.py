@@ -31,6 +31,9 @@ from tracebank.compression.segments import LOGS, Region, fences
 
 # More units than this are joined to larger ones, so that time and memory are bounded for any text.
 MOST_UNITS = 20_000
+# Of what a unit stands in the nearest come along with it. Of a page's markup, a hundred tags deep, all would cost more than they say,
+# and they are looked at each time a unit is.
+MOST_FRAMES = 16
 
 
 class Sort(Enum):
@@ -44,7 +47,7 @@ class Sort(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Characters `start` to `end`. `frames` are the positions of the frames around it, the outermost first.
+    """Characters `start` to `end`. `frames` are the positions of the `MOST_FRAMES` nearest around it, the outermost first.
 
     `section` numbers what stands under one frame, `place` counts the units of a paragraph.
     """
@@ -242,7 +245,7 @@ class _Splitter:
         return stop
 
     def _add(self, start: int, end: int, sort: Sort) -> None:
-        frames = tuple(frame.position for frame in self.frames)
+        frames = tuple(frame.position for frame in self.frames[-MOST_FRAMES:])
         self.units.append(Unit(start=start, end=end, sort=sort, frames=frames, section=self.section, place=self.place))
         self.place += 1
 
