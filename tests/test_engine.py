@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tracebank.errors import DataDirError, DataDirLockedError, InputError, Model
 from tracebank.forgetting import forget
 from tracebank.locking import LOCK_NAME
 from tracebank.records import parse_trace
+from tracebank.retrieval import duplicates
 from tracebank.settings import load_settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
@@ -542,6 +544,37 @@ async def test_a_cut_waits_for_the_model_a_lossless_fit_does_not(tmp_path: Path,
     async with Engine.open(settings_of(tmp_path / "impatient", compression={"model_wait_s": 0})) as engine:
         assert "leaks" in (await engine.compress(text, **options))[0].text
         arrived.set()
+
+
+class ReadBy:
+    """Finds words as a pattern does, and tells which thread has read how often."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self.threads: list[threading.Thread] = []
+
+    def findall(self, text: str) -> list[str]:
+        """Return the words of a text."""
+        self.threads.append(threading.current_thread())
+        return self._pattern.findall(text)
+
+
+@pytest.mark.parametrize("lines", [10, 2_000])
+async def test_each_of_many_near_equal_traces_is_read_once(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    """Until the page is full more and more of them are looked at; long ones in a thread."""
+    reading = ReadBy(duplicates._WORD)
+    monkeypatch.setattr(duplicates, "_WORD", reading)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for number in range(12):
+            await engine.add({"task": "Repair the roof", "content": "The roof leaks. " * lines, "trace_id": f"t{number}"}, session)
+        await settled(engine)
+        found = await engine.retrieve({"query": "Repair the roof", "k": 3}, session)
+        assert [len(result.near_equal) for result in found.page.results] == [11]
+    assert len(reading.threads) == 12
+    assert (threading.main_thread() in reading.threads) == (lines == 10)
 
 
 async def test_texts_that_are_shortened_leave_the_threads_to_everybody_else(

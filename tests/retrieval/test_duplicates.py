@@ -6,7 +6,7 @@ import pytest
 from samples import trace
 
 from tracebank.records import Lesson, Outcome, Trace
-from tracebank.retrieval.duplicates import near_equal, without_repeats
+from tracebank.retrieval.duplicates import Distinct, near_equal
 
 LONG = " ".join(
     f"the agent looked at file {name} and found what it was looking for" for name in "alpha beta gamma delta epsilon zeta".split()
@@ -51,6 +51,9 @@ def test_the_first_of_each_is_kept_with_the_others_in_their_order() -> None:
         trace("c", content=LONG),
         trace("y", content=""),
     ]
-    kept = without_repeats(values, lambda value: value)
-    assert [(one.trace_id, [other.trace_id for other in others]) for one, others in kept] == [("a", ["b", "c"]), ("x", []), ("y", [])]
-    assert without_repeats([], lambda value: value) == []
+    distinct: Distinct[Trace] = Distinct(lambda value: value)
+    assert list(distinct) == []
+    distinct.add(values[:3])
+    distinct.add(values[3:])
+    assert [(one.trace_id, [other.trace_id for other in others]) for one, others in distinct] == [("a", ["b", "c"]), ("x", []), ("y", [])]
+    assert len(distinct) == 3

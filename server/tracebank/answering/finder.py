@@ -18,7 +18,7 @@ from tracebank.learning.applying import unfitting
 from tracebank.records import Query
 from tracebank.retrieval import Page, Ranked, Reranker, Retriever, Searched, present
 from tracebank.retrieval.dates import preferred
-from tracebank.retrieval.duplicates import without_repeats
+from tracebank.retrieval.duplicates import Distinct, length_chars
 from tracebank.retrieval.presentation import Span
 from tracebank.retrieval.request import cursor_at
 from tracebank.store import Store, StoredTrace, traces, vectors
@@ -27,6 +27,8 @@ from tracebank.tokens import Tokenizer
 # For the pages behind the first, which are asked for soon or never.
 RANKINGS_BYTES = 4_194_304
 RANKED_BYTES = 500
+# Texts of less are compared on the event loop: a thread would cost more.
+SMALL_CHARS = 20_000
 
 _Loaded = tuple[StoredTrace, Ranked, list[Span]]
 
@@ -142,14 +144,16 @@ class Finder:
 
     async def _load(self, ranking: Sequence[Ranked], offset: int, k: int) -> tuple[list[_Loaded], dict[int, list[str]], int]:
         """Return the next k of the ranking that still exist, the ids of those that say the same by row, and where the page ends."""
-        found: list[_Loaded] = []
-        distinct: list[tuple[_Loaded, list[_Loaded]]] = []
+        distinct: Distinct[_Loaded] = Distinct(lambda one: one[0].trace)
         while len(distinct) < k and offset < len(ranking):
             part = ranking[offset : offset + k - len(distinct)]
             rows = [ranked.row for ranked in part]
             stored, spans = await self._store.read(partial(_with_spans, rows=rows))
-            found += [(stored[ranked.row], ranked, spans.get(ranked.row, [])) for ranked in part if ranked.row in stored]
-            distinct = without_repeats(found, lambda one: one[0].trace)
+            found = [(stored[ranked.row], ranked, spans.get(ranked.row, [])) for ranked in part if ranked.row in stored]
+            if sum(length_chars(one.trace) for one, _, _ in found) < SMALL_CHARS:
+                distinct.add(found)
+            else:
+                await to_thread.run_sync(distinct.add, found)
             offset += len(part)
         near_equal = {one[0].row: [other[0].trace.trace_id for other in others] for one, others in distinct if others}
         return [one for one, _ in distinct], near_equal, offset

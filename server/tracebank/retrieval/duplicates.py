@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from tracebank.records import Trace
 
@@ -18,6 +18,11 @@ SHARED_WORDS = 0.95
 _WORD = re.compile(r"\w+")
 
 Item = TypeVar("Item")
+
+
+def length_chars(trace: Trace) -> int:
+    """Return how many characters are compared of a trace."""
+    return len(trace.task) + len(trace.content) + sum(len(lesson.text) for lesson in trace.lessons)
 
 
 @dataclass(slots=True)
@@ -29,7 +34,7 @@ class _Words:
 
     @property
     def length(self) -> int:
-        return len(self.trace.task) + len(self.trace.content) + sum(len(lesson.text) for lesson in self.trace.lessons)
+        return length_chars(self.trace)
 
     @property
     def words(self) -> Counter[str]:
@@ -48,20 +53,34 @@ def _near_equal(a: _Words, b: _Words) -> bool:
         return False
     if min(a.length, b.length) < 0.9 * max(a.length, b.length):
         return False
-    shared, either = (a.words & b.words).total(), (a.words | b.words).total()
+    shared = (a.words & b.words).total()
+    if shared < SHARED_WORDS * (a.words.total() + b.words.total() - shared):
+        return False
     # "Ticket 7" and "ticket 8" are two things, however much else they share.
     differing = (a.words - b.words) + (b.words - a.words)
-    return shared >= SHARED_WORDS * either and not any(character.isdigit() for word in differing for character in word)
+    return not any(character.isdigit() for word in differing for character in word)
 
 
-def without_repeats(items: Sequence[Item], trace_of: Callable[[Item], Trace]) -> list[tuple[Item, list[Item]]]:
-    """Return the first of each that are near-equal, in order, each with the others."""
-    kept: list[tuple[Item, _Words, list[Item]]] = []
-    for item in items:
-        words = _Words(trace_of(item))
-        like = next((others for _, known, others in kept if _near_equal(known, words)), None)
-        if like is None:
-            kept.append((item, words, []))
-        else:
-            like.append(item)
-    return [(item, others) for item, _, others in kept]
+class Distinct(Generic[Item]):
+    """The first of each of the items that are near-equal, with the others. It grows: of what is kept the words are counted once."""
+
+    def __init__(self, trace_of: Callable[[Item], Trace]) -> None:
+        self._trace_of = trace_of
+        self._kept: list[tuple[Item, _Words, list[Item]]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[tuple[Item, list[Item]]]:
+        """Yield each item that is kept, in order, with the others that say the same."""
+        return ((item, others) for item, _, others in self._kept)
+
+    def add(self, items: Iterable[Item]) -> None:
+        """Take more items, behind those that it has. Long ones belong in a thread."""
+        for item in items:
+            words = _Words(self._trace_of(item))
+            like = next((others for _, known, others in self._kept if _near_equal(known, words)), None)
+            if like is None:
+                self._kept.append((item, words, []))
+            else:
+                like.append(item)
