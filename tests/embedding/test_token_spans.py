@@ -12,7 +12,7 @@ from tracebank.chunking import windows, word_spans
 from tracebank.embedding import ModelTokens
 from tracebank.embedding.exported import TOKENIZER_NAME, origin_of
 from tracebank.embedding.sentence import resolve
-from tracebank.embedding.token_spans import PIECE_CHARS
+from tracebank.embedding.token_spans import PIECE_CHARS, RETRY_S
 from tracebank.embedding.vocabulary import read_tokenizer
 from tracebank.settings import EmbeddingSettings
 
@@ -55,19 +55,44 @@ def test_no_window_is_longer_than_the_model_is_told(spans: ModelTokens, tmp_path
 def test_the_tokenizer_of_an_export_serves_a_model_that_is_no_directory(tmp_path: Path) -> None:
     """Until there is one, words do."""
     settings = EmbeddingSettings(model="someone/some-model")
-    spans = ModelTokens(settings, tmp_path)
+    now = [0.0]
+    spans = ModelTokens(settings, tmp_path, clock=lambda: now[0])
     assert spans(TEXT) == word_spans(TEXT)
     directory = tmp_path / origin_of(settings.model).directory_name
     directory.mkdir()
     shutil.copy(Path(resolve("")) / TOKENIZER_NAME, directory)
+    now[0] += RETRY_S
     assert spans(TEXT) == ModelTokens(EmbeddingSettings(), tmp_path)(TEXT) != word_spans(TEXT)
 
 
-def test_a_tokenizer_that_cannot_be_read_is_as_none(tmp_path: Path) -> None:
-    """The log says so."""
+def test_a_tokenizer_that_is_not_there_is_not_looked_for_with_every_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop, where small traces are cut; but it is again after some seconds."""
+    looks: list[str] = []
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda model, *_, **__: looks.append(model))
+    now = [0.0]
+    spans = ModelTokens(EmbeddingSettings(model="someone/some-model"), tmp_path, clock=lambda: now[0])
+    for _ in range(3):
+        assert spans(TEXT) == word_spans(TEXT)
+    assert looks == ["someone/some-model"]
+    now[0] += RETRY_S
+    spans(TEXT)
+    assert len(looks) == 2
+
+
+def test_a_tokenizer_that_cannot_be_read_is_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says so, once; one that takes its place is taken."""
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / TOKENIZER_NAME).write_text("{")
-    assert ModelTokens(EmbeddingSettings(model=str(tmp_path / "model")), tmp_path)(TEXT) == word_spans(TEXT)
+    file = tmp_path / "model" / TOKENIZER_NAME
+    file.write_text("{")
+    now = [0.0]
+    spans = ModelTokens(EmbeddingSettings(model=str(tmp_path / "model")), tmp_path, clock=lambda: now[0])
+    for _ in range(3):
+        assert spans(TEXT) == word_spans(TEXT)
+        now[0] += RETRY_S
+    assert len(caplog.messages) == 1
+    assert str(file) in caplog.text
+    shutil.copy(Path(resolve("")) / TOKENIZER_NAME, file)
+    assert spans(TEXT) != word_spans(TEXT)
 
 
 def test_tokenizers_of_one_vocabulary_share_it_and_cut_apart(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # A text of 1 MiB at a time would take 200 MB for a moment.
 PIECE_CHARS = 65_536
+# A tokenizer that is not there is looked for again after so long: it comes when the model has been loaded. Each look takes a millisecond.
+RETRY_S = 5.0
 
 
 class ModelTokens:
@@ -29,11 +32,13 @@ class ModelTokens:
     measured instead.
     """
 
-    def __init__(self, settings: EmbeddingSettings, directory: Path) -> None:
+    def __init__(self, settings: EmbeddingSettings, directory: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Take the tokenizer of a model on the disk, else of its export under `directory`, else of the hub's cache."""
-        self._settings, self._directory = settings, directory
+        self._settings, self._directory, self._clock = settings, directory, clock
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
+        self._look_at = clock()
+        self._told = ""
 
     def __call__(self, text: str) -> Sequence[Span]:
         """Return (start, end) in characters of each token, in order."""
@@ -50,14 +55,25 @@ class ModelTokens:
 
     def _loaded(self) -> Tokenizer | None:
         with self._lock:
-            if self._tokenizer is None and (file := self._file()) is not None:
-                from tracebank.embedding.vocabulary import read_tokenizer
-
-                try:
-                    self._tokenizer = read_tokenizer(file)
-                except Exception as error:  # tokenizers raises plain exceptions
-                    log.warning("%s cannot be read, chunks are measured in words: %s", file, error)
+            if self._tokenizer is None and self._clock() >= self._look_at:
+                self._tokenizer = self._found()
+                self._look_at = self._clock() + RETRY_S
             return self._tokenizer
+
+    def _found(self) -> Tokenizer | None:
+        file = self._file()
+        if file is None:
+            return None
+        from tracebank.embedding.vocabulary import read_tokenizer
+
+        try:
+            return read_tokenizer(file)
+        except Exception as error:  # tokenizers raises plain exceptions
+            problem = f"{file} cannot be read, chunks are measured in words: {error}"
+            if problem != self._told:
+                log.warning("%s", problem)
+            self._told = problem
+            return None
 
     def _file(self) -> Path | None:
         model, revision = self._settings.model, self._settings.revision
