@@ -167,7 +167,7 @@ def parse_trace(raw: Mapping[str, Any], *, limits: Limits, namespace: str, trace
         trace_id=check_id("trace_id", given(raw, "trace_id", trace_id), limits),
         namespace=check_id("namespace", given(raw, "namespace", namespace), limits),
         task=check_text("task", raw["task"], min_chars=1, max_chars=limits.task_chars),
-        content=_check_content(given(raw, "content", ""), limits),
+        content=check_size("content", given(raw, "content", ""), max_bytes=limits.content_bytes),
         outcome=check_outcome("outcome", given(raw, "outcome", Outcome.UNKNOWN)),
         lessons=check_lessons(given(raw, "lessons", ()), limits),
         tags=check_tags("tags", given(raw, "tags", ()), limits),
@@ -196,6 +196,16 @@ def check_text(name: str, value: object, *, min_chars: int = 0, max_chars: int) 
     if len(value) > max_chars:
         raise InputError(name, f"must be at most {max_chars:,} characters, not {len(value):,}: shorten it")
     return value
+
+
+def check_size(name: str, value: object, *, max_bytes: int) -> str:
+    """Return `value` if it is well-formed text of at most so many bytes. Raises: InputError."""
+    # Characters bound the bytes from below, so this never encodes an absurdly long text.
+    text = check_text(name, value, max_chars=max_bytes)
+    size = len(text.encode())
+    if size > max_bytes:
+        raise InputError(name, f"must be at most {max_bytes:,} bytes of UTF-8, not {size:,}: shorten it")
+    return text
 
 
 def check_id(name: str, value: object, limits: Limits) -> str:
@@ -291,15 +301,6 @@ def kind(value: object) -> str:
     """Return the JSON name of a value's type."""
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), "null" if value is None else type(value).__name__)
-
-
-def _check_content(value: object, limits: Limits) -> str:
-    # Characters bound the bytes from below, so this never encodes an absurdly long text.
-    text = check_text("content", value, max_chars=limits.content_bytes)
-    size = len(text.encode())
-    if size > limits.content_bytes:
-        raise InputError("content", f"must be at most {limits.content_bytes:,} bytes of UTF-8, not {size:,}: shorten it")
-    return text
 
 
 def check_lessons(value: object, limits: Limits) -> tuple[Lesson, ...]:

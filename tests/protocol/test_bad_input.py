@@ -111,6 +111,7 @@ COMPRESS_PROMPT: dict[str, tuple[dict[str, Any], str]] = {
     "text a number": ({"text": 5}, "text: must be a string, not a number"),
     "text with NUL": ({"text": "a\0"}, "text: has a NUL character at position 1: remove it"),
     "long text": ({"text": "x" * (4 * MIB + 1)}, "text: must be at most 4,194,304 characters, not 4,194,305: shorten it"),
+    "large text": ({"text": "é" * (2 * MIB + 1)}, "text: must be at most 4,194,304 bytes of UTF-8, not 4,194,306: shorten it"),
     "max_tokens 0": ({"max_tokens": 0}, "max_tokens: must be 1 to 10,000,000, not 0"),
     "max_tokens a text": ({"max_tokens": "few"}, "max_tokens: must be a whole number from 1 to 10,000,000, not 'few'"),
     "keep_original 1": ({"keep_original": 1}, "keep_original: must be true or false, not 1"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tracebank.errors import InputError
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
-from tracebank.records import check_bool, check_fraction, check_int, check_list, check_text, given, shown
+from tracebank.records import check_bool, check_fraction, check_int, check_list, check_size, check_text, given, shown
 
 STRATEGIES = ("auto", "head_tail", "extract", "code")
 MAX_BUDGET = 10_000_000
@@ -48,7 +48,7 @@ async def compress_prompt(
     """Shorten a long prompt or document to a token budget: first what costs no meaning, then what matters least."""
     engine = session_of(ctx).engine
     limits, defaults = engine.limits, engine.settings.compression
-    text = check_text("text", text, max_chars=limits.prompt_bytes)
+    text = check_size("text", text, max_bytes=limits.prompt_bytes)
     if max_tokens is not None and ratio is not None:
         raise InputError("max_tokens", "give max_tokens or ratio, not both")
     if given({"strategy": strategy}, "strategy", "auto") not in STRATEGIES:
