@@ -36,7 +36,7 @@ class Warmer:
         self._prepared = self._interrupted = 0
 
     def news(self) -> None:
-        """Something was stored, or asked for the first time: answers may be missing."""
+        """What is stored has changed: answers may be missing."""
         self._news.set()
 
     async def run(self) -> None:

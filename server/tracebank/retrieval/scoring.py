@@ -30,7 +30,7 @@ BESIDE_CHUNKS = 100_000
 # So many of the best proposed, by what they may come to, are scored exactly: three times what is compared word by word, so that
 # none of those is missed. As many again for each further namespace that may have more than it proposed.
 EXACT_TRACES = 60
-# So many are told at most, for the pages behind the first.
+# So many are told, for the pages behind the first; all that were scored exactly, where those are more.
 FOUND_TRACES = 200
 
 Result = TypeVar("Result")
