@@ -11,9 +11,9 @@ from tracebank.index.analysis import ANALYZER, K1, STEMMED, idf, metadata_term, 
 from tracebank.index.base import IndexedTrace
 from tracebank.records import Filters, Outcome
 
-# What two neighbouring words of the question add where they are neighbours, of their own BM25: enough to decide
-# between equals, too little to lift a text that lacks other words (0.3 lowered one set of four).
-PAIR_BOOST = 0.1
+# What a pair of the question's words adds where they are neighbours, of its own BM25: enough to tell a number that is asked
+# for from the same one beside another word, however its vectors fall; half lowered one set of four.
+PAIR_BOOST = 0.3
 WRITER_HEAP_BYTES = 15_000_000
 
 
