@@ -198,6 +198,11 @@ async def test_a_model_that_cannot_embed_what_is_stored_does_not_take_over(tmp_p
         assert engine.embedding.name == "former"
         assert await first(engine, "task 7") == ("t7", True)
         assert await engine.store.read(lambda db: outbox.waiting(db, "vectors_next")) == 0
+        assert (engine.semantics.change, directories(tmp_path)) == (None, ["vectors-1"])
+        # What is forgotten then is due for no index that will never be there.
+        await engine.forget(lambda db: [1])
+        await asyncio.gather(*(task for task in engine.background.tasks if task.get_name() == "erasing"))
+        assert not (engine.settings.data_dir / "index" / "scrub-due").exists()
     world.models["former"].failing = world.models["next"].failing = "poison"
     async with opened(tmp_path, "next") as engine:
         await engine.add({"task": "poison", "trace_id": "poison"}, engine.session())

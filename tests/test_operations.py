@@ -16,10 +16,11 @@ from samples import WAIT_S, TinyModel, everything, settings_of, settled
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine, Session
-from tracebank.errors import IndexFaultError, InputError, ModelLoadError
+from tracebank.errors import IndexFaultError, InputError, ModelLoadError, StoreError
 from tracebank.operations import OPERATIONS, Events
 from tracebank.settings import load_settings
 from tracebank.store import outbox
+from tracebank.work import load_work
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
 
@@ -121,6 +122,22 @@ async def test_a_full_disk_ends_the_waiting_with_the_reason_and_room_lets_the_in
         assert await session.engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=WAIT_S)
     assert (await result(call(session, "wait_indexed")))["pending"] == 0
     assert (session.engine.indexer.stalled, session.engine.indexer.rebuilds["vectors"]) == ({}, 0)
+
+
+async def test_a_fault_that_passes_does_not_end_the_waiting(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what stays does."""
+    monkeypatch.setattr("tracebank.indexer.RETRY_S", 0.01)
+    faults = [StoreError("database is locked")] * 2
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return load_work(*arguments, **named)
+
+    monkeypatch.setattr("tracebank.indexer.load_work", failing)
+    await add(session, "one")
+    assert (await result(call(session, "wait_indexed")))["pending"] == 0
+    assert (faults, session.engine.indexer.stalled) == ([], {})
 
 
 async def test_what_others_store_meanwhile_is_not_waited_for(session: Session, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,17 +136,27 @@ def test_a_file_that_is_no_toml_is_named(directory: Path, text: bytes) -> None:
 
 def test_what_belongs_to_the_environment_only_is_no_unknown_setting(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor are variables of others that begin as ours do."""
-    for name in ("TRACEBANK_ENGINE", "TRACEBANK_TRANSPORT", "TRACEBANK_HTTP_TOKEN", "TRACEBANK_OF_A_PLUGIN", "OTHER__NAME"):
+    for name in (
+        "TRACEBANK_ENGINE",
+        "TRACEBANK_TRANSPORT",
+        "TRACEBANK_HTTP_TOKEN",
+        "TRACEBANK_OF_A_PLUGIN",
+        "TRACEBANK_MYPLUGIN__KEY",
+        "OTHER__NAME",
+    ):
         monkeypatch.setenv(name, "tcp")
     assert load_settings(directory).namespace == "default"
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 def test_every_number_is_finite(directory: Path, value: str) -> None:
-    """What is none breaks somewhere later: it is no amount, and no time."""
+    """What is none breaks somewhere later: it is no amount, and no time, but for two that may be for ever."""
     for section, model in _sections():
         for name, field in model.model_fields.items():
-            if field.annotation is float:
+            if field.annotation is float and value == "inf" and (section, name) in {("daemon", "idle_s"), ("llm", "cache_ttl_s")}:
+                (directory / "tracebank.toml").write_text(f"[{section}]\n{name} = {value}\n")
+                assert getattr(getattr(load_settings(directory), section), name) == float("inf")
+            elif field.annotation is float:
                 (directory / "tracebank.toml").write_text(f"[{section}]\n{name} = {value}\n")
                 with pytest.raises(SettingsError, match=rf"setting {section}\.{name}: "):
                     load_settings(directory)
@@ -154,11 +164,11 @@ def test_every_number_is_finite(directory: Path, value: str) -> None:
 
 def test_all_wrong_settings_are_told_at_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One attempt shows all that is to be put right."""
-    monkeypatch.setenv("TRACEBANK_COLOURS__SKY", "blue")
+    monkeypatch.setenv("TRACEBANK_CASHE__SKY", "blue")
     (directory / "tracebank.toml").write_text('colour = "red"\n[cache]\nresults = -1\n[index]\nchunk_tokens = 50\n')
     with pytest.raises(SettingsError) as caught:
         load_settings(directory)
-    for name in ("colours", "colour", "cache.results", "index.chunk_overlap_tokens"):
+    for name in ("cashe", "colour", "cache.results", "index.chunk_overlap_tokens"):
         assert f"setting {name}: " in str(caught.value)
 
 

@@ -47,6 +47,8 @@ ENTRIES_READ = 256
 FREE_BYTES_WANTED = 32 * 1_048_576
 RETRY_S = 5.0
 MAX_REBUILDS = 3
+# What does not pass by itself.
+STALLING = (StoreFullError, DataDirError, IndexUnreachableError)
 
 
 class Indexer:
@@ -180,8 +182,9 @@ class Indexer:
                 await self._turn(sink)
             except (StoreError, DataDirError, IndexUnreachableError) as error:
                 log.warning("%s; the index of %s waits", error, sink)
-                self.stalled[sink] = str(error)
-                await self._announce()
+                if isinstance(error, STALLING):
+                    self.stalled[sink] = str(error)
+                    await self._announce()
                 await asyncio.sleep(RETRY_S)
             except Exception:
                 # Whatever it is: an indexer that ends would leave everything unindexed until the next start.
@@ -241,6 +244,7 @@ class Indexer:
         for work in await self._store.read(load) if entries else []:
             with self._metrics.timed(f"index_{sink}"):
                 await self._index_or_set_aside(sink, work, index)
+            self.stalled.pop(sink, None)
             await self._announce()
             await self.precedence.give_way()
         return len(entries)
@@ -286,8 +290,12 @@ class Indexer:
         self.rebuilds[sink] += 1
         self._rebuilding.add(sink)
         log.warning("the index of %s is broken: %s", sink, error)
-        async with self._refilling[sink]:
-            await self._refill(sink)
+        try:
+            async with self._refilling[sink]:
+                await self._refill(sink)
+        except IndexUnreachableError:
+            self.rebuilds[sink] -= 1
+            raise
 
     async def _index_words(self, work: Work) -> None:
         await to_thread.run_sync(self._words.apply, work.namespace_id, work.upserts(), work.removed_rows, limiter=self._limiter["words"])

@@ -121,9 +121,18 @@ class Semantics:
         self._serves(meaning)
         self._look_after(meaning)
         if plan.next is not None:
-            self.change = self._change_to(plan.next)
-            self._background.spawn("model change", self.change.run)
+            self._background.spawn("model change", partial(self._change, plan.next))
         await to_thread.run_sync(self._tidy, [model for model in (plan.serving, plan.next) if model])
+
+    async def _change(self, following: Model) -> None:
+        self.change = self._change_to(following)
+        try:
+            await self.change.run()
+        except Exception:
+            # It is over: nobody waits for its index any more, nor keeps in it what is forgotten.
+            self.change = None
+            await to_thread.run_sync(self._clean, following)
+            raise
 
     async def _skip_to(self, following: Model) -> None:
         """Let the new model answer at once, with what its index has."""

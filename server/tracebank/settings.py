@@ -6,6 +6,7 @@ Nested settings are reached from the environment with two underscores: TRACEBANK
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -22,6 +23,8 @@ from tracebank.places import default_data_dir
 from tracebank.records import ENCODINGS, Limits, check_id
 
 CONFIG_NAME = "tracebank.toml"
+# How like the name of a section one must be to be taken for it, misspelt.
+NEARLY = 0.75
 
 
 def _default_data_dir() -> Path:
@@ -214,7 +217,7 @@ class LlmSettings(_Section):
     breaker_failures: int = Field(5, ge=1, description="failures in a row after which a provider is left alone")
     breaker_pause_s: float = Field(30.0, gt=0, description="seconds for which it is left alone")
     cache: int = Field(0, ge=0, le=1_000_000, description="answers kept for equal prompts; 0: none")
-    cache_ttl_s: float = Field(3_600, gt=0, description="seconds that an answer is kept")
+    cache_ttl_s: float = Field(3_600, gt=0, allow_inf_nan=True, description="seconds that an answer is kept")
 
     @field_validator("providers", mode="before")
     @classmethod
@@ -263,7 +266,7 @@ class ReasoningSettings(_Section):
 class DaemonSettings(_Section):
     """The engine as a process of its own."""
 
-    idle_s: float = Field(900.0, gt=0, description="seconds without a client after which the engine leaves")
+    idle_s: float = Field(900.0, gt=0, allow_inf_nan=True, description="seconds without a client after which the engine leaves")
 
 
 class Settings(BaseSettings):
@@ -300,7 +303,8 @@ class Settings(BaseSettings):
         try:
             return check_id("namespace", value, Limits())
         except InputError as error:
-            raise ValueError(error.problem) from None
+            # The value is told with the setting.
+            raise ValueError(error.problem.rpartition(", not ")[0] or error.problem) from None
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -347,13 +351,14 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 
 
 def _unknown_sections() -> list[str]:
-    """Return what is wrong with variables of sections that there are not: of the environment only what is known is read."""
+    """Return what is wrong with variables of sections that there are nearly: others are a plug-in's, or some other program's."""
     names = sorted(name for name in os.environ if name.upper().startswith("TRACEBANK_") and "__" in name)
     sections = ", ".join(sorted(_sections()))
     return [
         f"setting {section}: there is no such section (it is in {name}); the sections are {sections}"
         for name in names
         if (section := name.lower().removeprefix("tracebank_").partition("__")[0]) not in _sections()
+        and (section in Settings.model_fields or difflib.get_close_matches(section, _sections(), n=1, cutoff=NEARLY))
     ]
 
 

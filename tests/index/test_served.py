@@ -18,7 +18,7 @@ from chromadb.api.shared_system_client import SharedSystemClient
 from samples import WAIT_S, TinyModel, settings_of, settled, text_of, tiny_vector
 
 from tracebank.engine import Engine
-from tracebank.errors import IndexFaultError
+from tracebank.errors import IndexFaultError, IndexUnreachableError
 from tracebank.index import ChromaServer, ServedVectorIndex
 from tracebank.store import outbox
 
@@ -109,6 +109,30 @@ def test_a_server_that_has_lost_everything_is_filled_again(tmp_path: Path, port:
     index.apply(1, [text_of("kiwi")], [])
     index._delete_ours()
     assert opened(tmp_path / "vectors-1", port, "lost").fresh
+
+
+def test_an_index_that_could_be_emptied_in_part_only_is_not_taken_for_whole(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither now nor at the next start."""
+    index = opened(tmp_path / "vectors-1", port, "part")
+    index.mark_filled()
+    for space in (1, 2):
+        index.apply(space, [text_of("kiwi")], [])
+    deleted: list[str] = []
+
+    def deleting(self: ServedVectorIndex) -> None:
+        for name in sorted(self._ours(), key=lambda name: name != self._marker)[:2]:
+            self._client.delete_collection(name)
+            deleted.append(name)
+        raise IndexUnreachableError("it is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ServedVectorIndex, "_delete_ours", deleting)
+        with pytest.raises(IndexUnreachableError):
+            index.clear()
+    assert index.fresh
+    assert opened(tmp_path / "vectors-1", port, "part").fresh
 
 
 def test_a_server_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:

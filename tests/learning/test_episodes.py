@@ -222,6 +222,26 @@ async def test_completing_twice_is_completing_once(engine: Engine, session: Sess
     assert await engine.store.read(lambda db: traces.count(db, engine.spaces["default"])) == 1
 
 
+async def test_a_call_that_is_repeated_gets_its_answer_also_when_the_memory_was_updated(session: Session) -> None:
+    """It is compared with what was said the first time."""
+    first = await complete(session, episode_id := await episode_of(session, GOOD), "partial")
+    await session.engine.add({"trace_id": episode_id, "task": "Better known", "outcome": "success"}, session)
+    again = await complete(session, episode_id, "partial")
+    assert (again.trace_id, again.reward, again.lessons) == (first.trace_id, first.reward, first.lessons)
+
+
+async def test_an_abandoned_episode_whose_steps_are_gone_keeps_its_memory(tmp_path: Path) -> None:
+    """What an agent says of it later does not take the place of what was done in it."""
+    now = [1_000_000.0]
+    async with Engine.open(settings_of(tmp_path, learning=LATE), clock=lambda: now[0]) as engine:
+        episode_id = await given_up(engine, now, BAD, FIX)
+        await engine.store.write(lambda db: db.execute("DELETE FROM steps"))
+        before = await engine.trace(episode_id, engine.session())
+        with pytest.raises(InputError, match="is complete already, as unknown"):
+            await complete(engine.session(), episode_id)
+        assert await engine.trace(episode_id, engine.session()) == before
+
+
 async def test_an_empty_or_bad_episode_is_kept_with_a_low_reward(session: Session) -> None:
     """Never refused."""
     empty = await complete(session, await episode_of(session), "failure")

@@ -115,11 +115,12 @@ def test_lessons_of_what_does_not_fit_are_left_out_and_counted_unless_they_are_a
     assert page.results[0].lessons
 
 
+@pytest.mark.parametrize("detail", ["concise", "full"])
 @pytest.mark.parametrize("max_tokens", range(65, 130, 5))
-def test_a_small_budget_shows_the_beginning_of_the_best(max_tokens: int) -> None:
+def test_a_small_budget_shows_the_beginning_of_the_best(max_tokens: int, detail: Detail) -> None:
     """Not all of one that fits less and is shorter; and the hint that there is more is whole or not there."""
     found = found_of(trace("the-best-of-them-all", task="When the deployment of the server has failed " * 4), trace("x", task="Cake"))
-    page = present(found, tokenizer=ESTIMATE, max_tokens=max_tokens, detail="concise", several=False)
+    page = present(found, tokenizer=ESTIMATE, max_tokens=max_tokens, detail=detail, several=False)
     assert 'id="the-best-of-them-all"' in page.text
     assert "\nTask: When the deployment" in page.text
     assert page.text.endswith(("</memory>", "raise max_tokens to read them.)"))

@@ -208,8 +208,9 @@ class ChromaVectorIndex:
         """Set the directory aside and start an empty one: it must work on a broken index too."""
         with self._writing, self._lock:
             self._open.clear()
-            self._restart()
+            # From the first deletion on it has to be filled, also where that is as far as it comes.
             self._fresh = True
+            self._restart()
 
     def close(self) -> None:
         """Close the client; its files can be opened again."""

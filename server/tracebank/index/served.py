@@ -89,7 +89,8 @@ class ServedVectorIndex(ChromaVectorIndex):
 
     def _delete_ours(self) -> None:
         self._open.clear()
-        for name in self._ours():
+        # First what says that everything is there.
+        for name in sorted(self._ours(), key=lambda name: name != self._marker):
             guarded(partial(self._client.delete_collection, name))
 
     def _close_client(self) -> None:

@@ -94,12 +94,15 @@ class Episodes:
         async with self.step_log.completing(said.episode_id) as held:
             if held is not None:
                 return await self._judged(*held, said, recalled)
+        if await self._store.read(lambda db: _abandoned_one(db, said.episode_id)) is None:
+            return await self._completed_before(said)
         async with self._reviving:
-            found = await self._store.read(lambda db: episodes.tagged(db, said.episode_id, ABANDONED_TAG))
+            # Somebody else may have ended it in the meantime.
+            found = await self._store.read(lambda db: _abandoned_one(db, said.episode_id))
             if found is None:
                 return await self._completed_before(said)
-            steps = await self._store.read(lambda db: episodes.steps_of(db, said.episode_id))
-            return await self._judged(Episode.of(found[0]), steps, said, recalled, before=found[1])
+            episode, steps, row = found
+            return await self._judged(episode, steps, said, recalled, before=row)
 
     async def _judged(
         self,
@@ -127,6 +130,8 @@ class Episodes:
         )
         if result is None:
             raise _unknown(said.episode_id)
+        # What it was completed with; its trace may have been updated since.
+        outcome = result.pop("outcome", outcome)
         if said.outcome != outcome or not {lesson.text for lesson in said.lessons} <= set(result["lessons"]):
             raise InputError(
                 "episode_id",
@@ -169,7 +174,10 @@ class Episodes:
             known = patterns.hints(pattern_rows.of_traces(db, [added.row], min_seen=patterns.MIN_SEEN))
             whole = replace(completed, patterns=tuple(known))
             closing = episodes.Closing(
-                episode_id=trace.trace_id, effort=attempt.observed.effort, result=_fields(whole), keep_steps=abandoned
+                episode_id=trace.trace_id,
+                effort=attempt.observed.effort,
+                keep_steps=abandoned,
+                result={**_fields(whole), "outcome": str(said.outcome)},
             )
             episodes.close(db, closing, added.row)
             if said.outcome == Outcome.SUCCESS:
@@ -255,6 +263,16 @@ class Episodes:
             if held is not None:
                 await self._judged(*held, said, abandoned=True)
                 log.info("the episode %s is closed: no step for %g s", episode_id, self._settings.abandon_after_s)
+
+
+def _abandoned_one(db: sqlite3.Connection, episode_id: str) -> tuple[Episode, Sequence[Step], int] | None:
+    """Return an abandoned episode, its steps and the row of its trace; None where all its steps are not there any more."""
+    if (found := episodes.tagged(db, episode_id, ABANDONED_TAG)) is None:
+        return None
+    opened, row = found
+    steps = episodes.steps_of(db, episode_id)
+    had = traces.load(db, [row])[row].trace.metadata.get("steps")
+    return (Episode.of(opened), steps, row) if had == len(steps) else None
 
 
 def _unknown(episode_id: str) -> InputError:

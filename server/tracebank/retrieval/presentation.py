@@ -243,7 +243,7 @@ class _Filler:
             # The beginning of the best one is worth more than all of a shorter one that fits less.
             task, memory.task = memory.task, ""
             if (room := self._left - self._head(memory) - 2) >= LEAST_TASK_TOKENS:
-                memory.task = self._clipped(task, room)
+                memory.task = self._cut(task, room)
                 head = self._head(memory)
         alone = piece is None or memory.number == 1 or memory.lessons_to_tell
         if head + (0 if alone else self._cost(memory.stored.trace.content[slice(*piece or ())])) > self._left:
@@ -275,7 +275,9 @@ class _Filler:
 
     def _clipped(self, text: str, tokens: int) -> str:
         tokens = tokens if self._concise else self._max_tokens
-        tokens = max(1, min(tokens, self._max_tokens // 2))
+        return self._cut(text, max(1, min(tokens, self._max_tokens // 2)))
+
+    def _cut(self, text: str, tokens: int) -> str:
         # A token is at least one character, so a short text needs no count.
         if len(text) <= tokens or self._tokenizer.count(text) <= tokens:
             return text
