@@ -85,7 +85,9 @@ class Compaction:
 
     async def _step(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> bool:
         """Do one rebuild of a namespace where it is due. Returns whether another may be."""
-        count, pair = await to_thread.run_sync(index.count, space), index.pair(space)
+        # Chroma is asked only while nobody cleans its database: that takes it for itself.
+        async with self.indexer.paused("vectors"):
+            count, pair = await to_thread.run_sync(index.count, space), index.pair(space)
         dim = meaning.embedding.dim or 0
         wanted = self.dims(space, count, dim, pair.serving.dims)
         if pair.following is None or pair.following.dims != wanted:
@@ -98,7 +100,7 @@ class Compaction:
                 await to_thread.run_sync(index.begin, space, projection)
         if not await self._fill(meaning, index, space):
             return False
-        recall = await to_thread.run_sync(self._recall, meaning, index, space) if wanted else None
+        recall = await self._recall(meaning, index, space) if wanted else None
         if wanted and recall is not None and recall < LEAST_RECALL:
             log.warning("vectors of %d numbers find %.3f of the nearest in namespace %d: too few", wanted, recall, space)
             self._refused[space, wanted] = count
@@ -109,7 +111,8 @@ class Compaction:
             if index.pair(space).following is None:
                 return False
             await to_thread.run_sync(index.exchange, space, recall)
-        await to_thread.run_sync(index.tidy)
+        async with self.indexer.paused("vectors"):
+            await to_thread.run_sync(index.tidy)
         log.warning("namespace %d has vectors of %s numbers in its index from now on", space, wanted or dim)
         return False
 
@@ -159,8 +162,19 @@ class Compaction:
                 await to_thread.run_sync(index.fill, space, texts, rows[-1])
             await precedence.give_way()
 
-    def _recall(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> float:
-        """Return how much of the exact nearest 10 of a sample the next generation finds, rescored as a search does. Blocks."""
+    async def _recall(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> float:
+        """Return how much of the exact nearest 10 of a sample the next generation finds, rescored as a search does."""
+        probes, best = await to_thread.run_sync(self._nearest, meaning, space)
+        if not len(probes):
+            # Nothing is left to be found.
+            return 1.0
+        async with self.indexer.paused("vectors"):
+            rescored = await to_thread.run_sync(lambda: [self._rescored(meaning, index, space, probe) for probe in probes])
+        # Those as near as the tenth of all; the margin is what adding up in another order makes.
+        return round(float(np.mean(np.stack(rescored) >= best.min(axis=1, keepdims=True) - 1e-5)), 4)
+
+    def _nearest(self, meaning: Meaning, space: int) -> tuple[Vectors, Vectors]:
+        """Return vectors to ask with, [PROBES, dim], and the cosines of the exact nearest of each, [PROBES, TOP]. Blocks."""
         after, probes, best = b"", np.empty((0, 0), np.float32), np.empty((0, TOP), np.float32)
         while True:
             hashes, matrix = self.store.read_now(lambda db: vectors.by_hash(db, meaning.model_id, space, after=after, limit=PART))  # noqa: B023
@@ -171,12 +185,7 @@ class Compaction:
                 best = np.full((len(probes), TOP), -2.0, np.float32)
             best = -np.partition(-np.hstack([best, probes @ matrix.T]), TOP - 1, axis=1)[:, :TOP]
             after = hashes[-1]
-        if not len(probes):
-            # Nothing is left to be found.
-            return 1.0
-        found = np.stack([self._rescored(meaning, index, space, probe) for probe in probes])
-        # Those as near as the tenth of all; the margin is what adding up in another order makes.
-        return round(float(np.mean(found >= best.min(axis=1, keepdims=True) - 1e-5)), 4)
+        return probes, best
 
     def _rescored(self, meaning: Meaning, index: ChromaVectorIndex, space: int, probe: Vectors) -> Vectors:
         """Return the cosines of the best that are found, [TOP]."""
