@@ -6,16 +6,18 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import chromadb
 import numpy as np
 import pytest
-from samples import text_of, tiny_vector
+from samples import WAIT_S, text_of, tiny_vector
 
-from tracebank.index import ChromaVectorIndex, IndexedText
+from tracebank.index import ChromaVectorIndex, IndexedText, leftovers
 
 
 @pytest.fixture
@@ -103,3 +105,26 @@ def test_what_was_deleted_cannot_be_put_together_from_chromas_index_of_words(tmp
     index.scrub()
     assert not trigrams_kept()
     assert index.count(1) == 40
+
+
+def test_nobody_counts_while_the_database_is_cleaned(index: ChromaVectorIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chroma would take the other writer's journal for one that was left behind, and roll it back."""
+    index.apply(1, random_texts(3, seed=8), [])
+    cleaning, cleaned, counted = threading.Event(), threading.Event(), threading.Event()
+
+    def clean(directory: Path) -> None:
+        cleaning.set()
+        assert cleaned.wait(WAIT_S)
+        assert not counted.is_set()
+
+    monkeypatch.setattr(leftovers, "erase_deleted", clean)
+    with ThreadPoolExecutor(2) as pool:
+        scrubbing = pool.submit(index.scrub)
+        assert cleaning.wait(WAIT_S)
+        counting = pool.submit(index.count, 1)
+        counting.add_done_callback(lambda _: counted.set())
+        with pytest.raises(TimeoutError):
+            counting.result(0.2)
+        cleaned.set()
+        scrubbing.result(WAIT_S)
+        assert counting.result(WAIT_S) == 3

@@ -134,8 +134,11 @@ class ChromaVectorIndex:
         return {bytes.fromhex(id_): 1.0 - float(distance) for id_, distance in zip(found["ids"][0], distances[0], strict=True)}
 
     def count(self, namespace: int) -> int:
-        """Return how many texts the namespace's collection holds."""
-        return int(guarded(self._opened(self._generations.of(namespace).serving).collection.count))
+        """Return how many texts the namespace's collection holds. Waits for who writes, or cleans the database."""
+        # Chroma and Python have each an SQLite of its own, and locks of files do not hold between two in one process: who reads
+        # while the other one writes takes its journal for one that was left behind, and rolls it back.
+        with self._writing:
+            return int(guarded(self._opened(self._generations.of(namespace).serving).collection.count))
 
     def pair(self, namespace: int) -> Pair:
         """Return which generation of a namespace answers, and which is being filled."""
@@ -199,7 +202,7 @@ class ChromaVectorIndex:
     def scrub(self) -> None:
         """Take what was deleted off the disk: Chroma keeps the last thousand writes, and what SQLite has freed is not erased.
 
-        Nobody may search meanwhile: it takes the file for itself, a second for a few hundred megabytes.
+        Nobody may search meanwhile (see `count`): it takes the file for itself, a second for a few hundred megabytes.
         """
         with self._writing:
             leftovers.erase_deleted(self._directory)
