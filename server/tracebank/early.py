@@ -45,12 +45,25 @@ def written_down(data_dir: str, message: dict[str, Any]) -> Any:
     if params.get("cursor") is not None:
         return None
     try:
-        path = answers_path(data_dir, os.environ.get("TRACEBANK_TOOLS"), link.settings_variables())
-        with open(path, encoding="utf-8") as file:
-            answers = json.load(file)
+        answers = _answers(data_dir)
         method, modern = message["method"], "_meta" in params and "io.modelcontextprotocol/protocolVersion" in (params["_meta"] or {})
         if method == "initialize":
             return answers["initialize"].get(params.get("protocolVersion"))
         return answers["modern" if modern else "legacy"].get(method)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def reading_tools(data_dir: str) -> set[str]:
+    """Return the names of the tools that change nothing, as they say of themselves; none where that is not known."""
+    try:
+        tools = _answers(data_dir)["legacy"]["tools/list"]["tools"]
+        return {tool["name"] for tool in tools if (tool.get("annotations") or {}).get("readOnlyHint") is True}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _answers(data_dir: str) -> Any:
+    path = answers_path(data_dir, os.environ.get("TRACEBANK_TOOLS"), link.settings_variables())
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)

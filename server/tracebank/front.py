@@ -6,8 +6,8 @@ Standard library only, and little of it: this is what every client pays for. Wha
 
 - Until the engine is there it answers `initialize`, `server/discover` and `tools/list` with what an engine of the same
   version and settings wrote down, and repeats the client's `initialize` to the engine afterwards.
-- When the engine dies it answers the calls in flight with an error that says to retry, starts another engine as soon as
-  there is something to send, and repeats the handshake.
+- When the engine dies it answers the calls in flight that may have changed something with an error that says to retry, starts
+  another engine as soon as there is something to send, and repeats the handshake and, once, the other calls.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ PAUSE_S = 15.0
 # How long calls in flight may go on after the client has closed its end.
 FAREWELL_S = 10.0
 INITIALIZED, CANCELLED = "notifications/initialized", "notifications/cancelled"
+# Calls that change nothing, beside tools that say so of themselves.
+READING = ("ping", "resources/list", "resources/templates/list", "resources/read", "prompts/list", "prompts/get")
 
 
 def main() -> None:
@@ -69,6 +71,8 @@ class Front:
         self._retry_at = 0.0
         # Calls by id, as JSON.
         self._in_flight: dict[str, dict[str, Any]] = {}
+        # Those of them that another engine was asked before: it may be they that it died of.
+        self._repeated: set[str] = set()
         # What every engine of this session must hear first, and the id whose answer the client has already.
         self._handshake: list[dict[str, Any]] = []
         self._swallow: str | None = None
@@ -157,7 +161,8 @@ class Front:
                 self._handshake.append(message)
             elif message.get("method") == CANCELLED and isinstance(params, dict):
                 # It will not be answered.
-                self._in_flight.pop(json.dumps(params.get("requestId")), None)
+                self._repeated.discard(key := json.dumps(params.get("requestId")))
+                self._in_flight.pop(key, None)
 
     # -- the engine's lines -------------------------------------------------------------------------------------
 
@@ -255,12 +260,24 @@ class Front:
         """Settle what was in flight; the next engine is started when there is something to send to it."""
         with self._state:
             self._connection = None
-            # The calls with which a session begins change nothing, and a client would give up without an answer.
-            lost = [call for call in self._in_flight.values() if call["method"] not in early.METHODS]
-            self._wanted = len(lost) < len(self._in_flight)
+            again = {key for key, call in self._in_flight.items() if self._is_repeated(key, call)}
+            lost = [call for key, call in self._in_flight.items() if key not in again]
+            self._repeated |= again
+            self._wanted = bool(again)
         connection.close()
         self._refuse(lost, RETRY_CODE, "Tracebank's engine was restarted; what it had acknowledged is safe. Retry this call.")
         self._settle(lost)
+
+    def _is_repeated(self, key: str, call: dict[str, Any]) -> bool:
+        """Whether a call goes to the next engine, too: it changes nothing, and is not what engines die of."""
+        # Without an answer to the calls with which a session begins a client would give up.
+        if call["method"] in early.METHODS:
+            return True
+        return key not in self._repeated and (call["method"] in READING or (call["method"] == "tools/call" and self._only_reads(call)))
+
+    def _only_reads(self, call: dict[str, Any]) -> bool:
+        params = call.get("params")
+        return isinstance(params, dict) and params.get("name") in early.reading_tools(self._data_dir)
 
     # -- both ---------------------------------------------------------------------------------------------------
 
@@ -284,6 +301,7 @@ class Front:
                 # A client may have used the id again as soon as it had the answer.
                 if self._in_flight.get(key := json.dumps(call["id"])) is call:
                     del self._in_flight[key]
+                    self._repeated.discard(key)
             self._state.notify_all()
 
     def _tell(self, message: dict[str, Any]) -> None:

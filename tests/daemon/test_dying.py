@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -130,6 +131,44 @@ def test_the_first_calls_of_a_session_are_repeated_by_the_front(here: Place, era
         assert all(client.result(call) for call in calls)
         client.add("t")
     assert len(here.starts) == 2
+
+
+# Where the engine meets a call that only reads.
+AT_A_READ = {
+    "tool": "from tracebank.engine import Engine; Engine.retrieve = lambda *_: die()",
+    "resource": "from tracebank.engine import Engine; Engine.trace = lambda *_: die()",
+}
+
+
+def read(client: Client, kind: str) -> str:
+    """Read what `t` says, as a tool or as a resource."""
+    if kind == "tool":
+        return str(client.call("retrieve", query="the task of t")["results"][0]["trace_id"])
+    return str(json.loads(client.request("resources/read", {"uri": "trace://t"})["contents"][0]["text"])["trace_id"])
+
+
+@pytest.mark.parametrize("kind", AT_A_READ)
+def test_a_call_that_only_reads_is_repeated_by_the_front(here: Place, era: Era, kind: str) -> None:
+    """It changes nothing, so nobody has to hear that an engine has died."""
+    here.sabotage(AT_A_READ[kind])
+    with Client(here, era) as client:
+        client.greet().add("t")
+        assert read(client, kind) == "t"
+    assert len(here.starts) == 2
+
+
+@pytest.mark.parametrize("kind", AT_A_READ)
+def test_a_call_that_engines_die_of_is_repeated_once(here: Place, kind: str) -> None:
+    """The client hears of it then, and goes on with what it can do."""
+    here.sabotage(AT_A_READ[kind], AT_A_READ[kind])
+    with Client(here) as client:
+        client.greet().add("t")
+        with pytest.raises(RefusedError, match="Retry this call") as refused:
+            read(client, kind)
+        assert refused.value.retry
+        assert len(here.starts) == 2
+        assert read(client, kind) == "t"
+    assert len(here.starts) == 3
 
 
 def test_an_engine_that_dies_while_nobody_calls_is_replaced_at_the_next_call(here: Place) -> None:
