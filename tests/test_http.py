@@ -192,6 +192,12 @@ def test_on_every_address_clients_come_by_any_name_with_the_token(tmp_path: Path
         assert served.post(host="memory.example", authorization="Bearer wrong").status_code == 401
 
 
+@pytest.mark.parametrize("headers", [{"host": "127.0.0.1"}, {"host": "localhost", "origin": "http://localhost"}])
+def test_a_port_that_is_the_schemes_own_may_be_left_out(served: Served, headers: dict[str, str]) -> None:
+    """Clients do so where the port is 80, or another program passes their requests on."""
+    assert served.post(**headers).status_code == 200
+
+
 @pytest.mark.parametrize(("header", "status"), [("host", 421), ("origin", 403)])
 def test_a_page_of_another_site_is_turned_away(served: Served, header: str, status: int) -> None:
     """A foreign Host (DNS rebinding) or Origin is refused, although the token is right."""

@@ -148,8 +148,9 @@ def _application(server: MCPServer[Session], settings: HttpSettings, *, any_host
     names = ["127.0.0.1", "localhost", "[::1]"] if is_loopback(settings.host) else [_url_host(settings.host)]
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=not any_host,
-        allowed_hosts=[f"{name}:*" for name in names],
-        allowed_origins=[f"http://{name}:*" for name in names],
+        # At a scheme's own port clients leave it out.
+        allowed_hosts=[*names, *(f"{name}:*" for name in names)],
+        allowed_origins=[f"http://{name}{port}" for name in names for port in ("", ":*")],
     )
     app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH, max_request_body_size=MAX_REQUEST_BYTES, transport_security=security, host=settings.host
