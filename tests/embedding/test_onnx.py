@@ -188,6 +188,23 @@ def test_who_asks_for_full_precision_has_vectors_of_their_own_name(models: Path)
     assert auto != fp32
 
 
+def test_a_directory_that_is_not_there_is_told_without_importing_torch(tmp_path: Path) -> None:
+    """That takes seconds, and a mistake in the settings is to be told at once."""
+    code = f"""
+import sys
+from pathlib import Path
+from tracebank.embedding import load_model
+from tracebank.errors import ModelLoadError
+from tracebank.settings import EmbeddingSettings
+try:
+    load_model(EmbeddingSettings(model={str(tmp_path / "missing")!r}), Path({str(tmp_path / "models")!r}))
+except ModelLoadError as error:
+    print(error, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"the embedding model {tmp_path / 'missing'} could not be loaded: there is no such directory False\n"
+
+
 def test_loading_an_export_imports_neither_torch_nor_transformers(models: Path) -> None:
     """In a process of its own; it also takes the memory and the seconds that they would."""
     code = (

@@ -52,6 +52,9 @@ def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | 
     Blocks: for less than a second with an export, for half a minute without.
     Raises: ModelLoadError; with engine "onnx" also where torch could have served.
     """
+    # Torch would say so, too, after the seconds that it takes to import.
+    if Path(settings.model).is_absolute() and not Path(settings.model).is_dir():
+        raise ModelLoadError(f"the embedding model {settings.model} could not be loaded: there is no such directory")
     loaded = _load_whole(settings, directory, export or export_in_child)
     return MatryoshkaModel(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
 
