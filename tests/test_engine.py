@@ -24,7 +24,7 @@ from tracebank.answering import Retrieved
 from tracebank.embedding import EmbeddingModel
 from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.engine import STORE_NAME, Engine, Session
-from tracebank.errors import DataDirError, DataDirLockedError, InputError, ModelLoadError, StoreCorruptError
+from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, InputError, ModelLoadError, StoreCorruptError
 from tracebank.forgetting import forget
 from tracebank.locking import LOCK_NAME
 from tracebank.records import parse_trace
@@ -114,6 +114,22 @@ async def test_words_answer_while_the_model_is_loading_and_the_note_says_so(tmp_
         await warm(engine)
         found = await engine.retrieve({"query": "upload"}, session)
         assert (ids(found), found.dense, found.note) == (["mine"], True, "")
+
+
+async def test_without_chroma_everything_works_by_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: TinyModel) -> None:
+    """Although the model is there; the note says what is wrong."""
+
+    async def broken(*_: object) -> object:
+        raise IndexFaultError("Chroma cannot be imported")
+
+    monkeypatch.setattr("tracebank.semantics.open_vectors", broken)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await warm(engine)
+        session = engine.session()
+        await engine.add({"task": "mend the upload", "trace_id": "mine"}, session)
+        found = await engine.retrieve({"query": "upload"}, session)
+        assert (ids(found), found.dense, found.note) == (["mine"], False, "meaning is off: Chroma cannot be imported")
+        assert engine.problems == {"meaning": "Chroma cannot be imported"}
 
 
 async def test_without_a_model_everything_works_by_words(tmp_path: Path, load_with: LoadWith) -> None:

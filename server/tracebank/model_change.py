@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -89,5 +89,6 @@ async def open_vectors(directory: Path, name: str, server: ChromaServer | None =
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
         # The thread goes on; the directory is ours until it has ended and its index is closed.
-        (await opening).close()
+        with suppress(TracebankError):
+            (await opening).close()
         raise

@@ -16,7 +16,7 @@ from anyio import to_thread
 from tracebank.background import Background
 from tracebank.compaction import LOOK_EVERY_S, Compaction
 from tracebank.embedding import EmbeddingModel, EmbeddingService, load_model, vectors_name
-from tracebank.errors import ModelLoadError, TracebankError
+from tracebank.errors import IndexUnreachableError, ModelLoadError, TracebankError
 from tracebank.gate import Gate
 from tracebank.index import ChromaServer, VectorIndex
 from tracebank.indexer import Indexer
@@ -29,6 +29,9 @@ from tracebank.store import Store, models, outbox
 from tracebank.store.models import Model, Plan
 
 log = logging.getLogger(__name__)
+
+# A Chroma server that is not there yet is looked for again.
+UNREACHABLE_RETRY_S = 5.0
 
 
 class Semantics:
@@ -65,7 +68,7 @@ class Semantics:
         if plan.next is not None:
             self._use(self._former(plan.serving))
         self.embedding.start()
-        self._background.spawn("meaning", partial(self._warm_up, plan)).add_done_callback(lambda _: self.warm.set())
+        self._background.spawn("meaning", partial(self._come_up, plan)).add_done_callback(lambda _: self.warm.set())
 
     async def close(self) -> None:
         """Let go of the model and the index. The background tasks have ended."""
@@ -98,10 +101,17 @@ class Semantics:
         self.embedding = embedding
         self._retriever.expect(embedding)
 
+    async def _come_up(self, plan: Plan) -> None:
+        try:
+            await self._warm_up(plan)
+        except Exception as error:
+            self._retriever.do_without(f"meaning is off: {error}")
+            raise
+
     async def _warm_up(self, plan: Plan) -> None:
         """Open Chroma while the model loads."""
         began = time.perf_counter()
-        self.index = index = await open_vectors(self._directory(plan.serving), plan.serving.name, self._server)
+        self.index = index = await self._opened(plan.serving)
         self._came_up("chroma", began)
         if index.fresh:
             await self._store.write(lambda db: outbox.fill(db, "vectors"))
@@ -123,6 +133,21 @@ class Semantics:
         if plan.next is not None:
             self._background.spawn("model change", partial(self._change, plan.next))
         await to_thread.run_sync(self._tidy, [model for model in (plan.serving, plan.next) if model])
+
+    async def _opened(self, model: Model) -> VectorIndex:
+        """Return the index, open. A server that does not answer is waited for, and words answer meanwhile."""
+        while True:
+            try:
+                index = await open_vectors(self._directory(model), model.name, self._server)
+            except IndexUnreachableError as error:
+                log.warning("meaning waits: %s", error)
+                self._background.problems["meaning"] = str(error)
+                self._retriever.do_without(f"meaning is off: {error}")
+                self.warm.set()
+                await asyncio.sleep(UNREACHABLE_RETRY_S)
+            else:
+                self._background.problems.pop("meaning", None)
+                return index
 
     async def _change(self, following: Model) -> None:
         self.change = self._change_to(following)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
-from samples import WAIT_S, TinyModel, settings_of, settled, text_of, tiny_vector
+from samples import WAIT_S, TinyModel, settings_of, settled, text_of, tiny_vector, warm
 
 from tracebank.engine import Engine
 from tracebank.errors import IndexFaultError, IndexUnreachableError
@@ -183,3 +183,27 @@ async def test_a_server_that_is_away_for_a_while_is_waited_for(tmp_path: Path, t
             assert (engine.indexer.rebuilds["vectors"], engine.indexer.faults) == (0, {})
             assert await engine.store.read(outbox.errors) == []
             await stack.aclose()
+
+
+async def test_a_server_that_is_away_when_the_engine_starts_is_waited_for(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it: words answer, and say what to do. Once it is there, all is found by meaning."""
+    monkeypatch.setattr("tracebank.semantics.UNREACHABLE_RETRY_S", 0.01)
+    number = free_port()
+    settings = settings_of(tmp_path, chroma={"mode": "http", "port": number}, retrieval={"wait_ms": 0})
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(Engine.open(settings))
+        await warm(engine)
+        await engine.add({"task": "upload", "trace_id": "t"}, engine.session())
+        assert await engine.indexer.wait(("words",), up_to=None, timeout_s=WAIT_S)
+        found = await engine.retrieve({"query": "upload"}, engine.session())
+        assert (found.dense, [result.trace_id for result in found.page.results]) == (False, ["t"])
+        assert f"meaning is off: no Chroma server answers at 127.0.0.1:{number}: start it" in found.note
+        assert "no Chroma server answers" in engine.problems["meaning"]
+        with served(number, tmp_path / "server"):
+            await settled(engine)
+            found = await engine.retrieve({"query": "upload again"}, engine.session())
+            assert (found.dense, len(found.page.results), engine.problems) == (True, 1, {})
+            await stack.aclose()
+    gc.collect()

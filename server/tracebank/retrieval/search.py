@@ -27,6 +27,8 @@ from tracebank.store.outbox import Sink
 
 log = logging.getLogger(__name__)
 
+LOADING = "the embedding model is still loading"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
@@ -54,6 +56,7 @@ class Retriever:
     ) -> None:
         self._store, self._embedding, self._candidates, self._metrics = store, embedding, candidates, metrics
         self._searching, self._token_spans = searching, token_spans
+        self._without_meaning = LOADING
         self._faults = Faults()
         self._scorer = Scorer(store, words, candidates=candidates, faults=self._faults)
         self._limiter = CapacityLimiter(PARALLEL_SEARCHES)
@@ -65,7 +68,11 @@ class Retriever:
     def attach(self, meaning: Meaning) -> None:
         """Hand over a model and its vector index, once they are open: from now on meaning takes part."""
         self._scorer.dense = Dense(self._store, meaning, candidates=self._candidates)
-        self._embedding = meaning.embedding
+        self._embedding, self._without_meaning = meaning.embedding, LOADING
+
+    def do_without(self, reason: str) -> None:
+        """Say why meaning takes no part until a model and its index are handed over."""
+        self._without_meaning = reason
 
     def close(self) -> None:
         """Let go of what it has of its own. Nobody may search any more."""
@@ -124,7 +131,7 @@ class Retriever:
         if self._embedding.error is not None:
             return {}, f"meaning is off: {self._embedding.error}"
         if not self.deep:
-            return {}, "the embedding model is still loading"
+            return {}, self._without_meaning
         try:
             return dict(zip(texts, await self._embedding.read_questions(texts), strict=True)), ""
         except EmbeddingError as error:
