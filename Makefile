@@ -33,6 +33,7 @@ check: $(READY) ## Check format, lint and types
 fix: $(READY) ## Format, and mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/python -m tracebank.protocol.shipping
 
 bench: $(READY) ## Run the benchmarks
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -51,6 +51,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "remote",
             "serving",
             "early",
+            "shipped",
             "endpoint",
             "in_process",
             "process",

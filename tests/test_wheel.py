@@ -136,6 +136,13 @@ def test_the_installed_package_is_the_one_that_is_run(installed: Path) -> None:
     assert names.split() == sorted(modules)
 
 
+def test_the_installed_front_knows_what_to_say_in_a_new_directory(installed: Path) -> None:
+    """What comes with the package is of this version, and made with what is there."""
+    code = "from tracebank import shipped; print(sorted(shipped.answers()))"
+    said = run(installed / SCRIPTS / "python", "-c", code, cwd=installed)
+    assert said.strip() == "['initialize', 'legacy', 'modern']"
+
+
 def test_the_installed_command_stores_and_finds(installed: Path, tmp_path: Path) -> None:
     """Help, one trace in, and the same trace out, by an engine of the fresh environment."""
     command = installed / SCRIPTS / "tracebank"

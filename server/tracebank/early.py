@@ -1,4 +1,4 @@
-"""What a front answers before its engine is there: found where an engine of the same version and settings wrote it down.
+"""What a front answers before its engine is there: what an engine of the same version and settings wrote down, or what comes with us.
 
 Standard library only: every client pays for it. `protocol.answers` is who writes.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import zlib
 
-from tracebank import __version__, link
+from tracebank import __version__, link, shipped
 
 TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 METHODS = ("initialize", "server/discover", "tools/list")
-ANSWERS_DIR = "answers"
+ANSWERS_DIR, SETTINGS_NAME = "answers", "tracebank.toml"
 
 
 def answers_path(data_dir: str, tools: str | None, variables: Mapping[str, str]) -> str:
@@ -26,7 +26,7 @@ def answers_path(data_dir: str, tools: str | None, variables: Mapping[str, str])
     `variables` are those of the environment that are settings: one of them may bring a language model, and a tool with it.
     """
     try:
-        about = os.stat(os.path.join(data_dir, "tracebank.toml"))
+        about = os.stat(os.path.join(data_dir, SETTINGS_NAME))
         settings = f"{about.st_mtime_ns:x}-{about.st_size:x}"
     except OSError:
         settings = "default"
@@ -65,5 +65,20 @@ def reading_tools(data_dir: str) -> set[str]:
 
 def _answers(data_dir: str) -> Any:
     path = answers_path(data_dir, os.environ.get("TRACEBANK_TOOLS"), link.settings_variables())
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return shipped.answers() if _is_new(data_dir) else None
+
+
+def _is_new(data_dir: str) -> bool:
+    """Return whether no engine has been there, which may have settings of its own, none are there to come, and one can be made.
+
+    Where it cannot the client is to hear so at once.
+    """
+    if any(os.path.lexists(os.path.join(data_dir, name)) for name in (ANSWERS_DIR, SETTINGS_NAME, link.ADDRESS_NAME)):
+        return False
+    # Whoever starts the engine would make it in the same moment.
+    os.makedirs(data_dir, mode=0o700, exist_ok=True)
+    return os.access(data_dir, os.W_OK)

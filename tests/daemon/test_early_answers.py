@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from clients import ENVELOPE, HELLO, WAIT_S, Client, Era, RefusedError, front_wi
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from places import SETTINGS, Place, place
 
-from tracebank import __version__, link
+from tracebank import __version__, link, shipped
 from tracebank.early import answers_path, written_down
 
 # What a client of each era begins with, in this order.
@@ -59,6 +60,13 @@ def known(here: Place, answers: bytes) -> Place:
     written(here).parent.mkdir(parents=True)
     written(here).write_bytes(answers)
     return here
+
+
+@pytest.fixture
+def new(here: Place) -> Place:
+    """Return a place where no engine has been, with no settings but where it is."""
+    here.expected_errors.append("the model runs on torch")
+    return replace(here, environment={name: value for name, value in here.environment.items() if name not in SETTINGS})
 
 
 def wait_for_file(path: Path) -> None:
@@ -145,6 +153,43 @@ def test_the_front_says_what_is_written_down(known: Place, answers: bytes, era: 
         first, listed = (client.request(method, params) for method, params in FIRST[era])
         assert first == (wanted["initialize"]["2025-11-25"] if era == "legacy" else wanted["modern"]["server/discover"])
         assert listed == wanted[era]["tools/list"]
+
+
+def test_what_comes_with_the_package_is_what_the_engine_says(engine_words: tuple[bytes, dict[str, Any]]) -> None:
+    """In every version of the protocol, of both eras, by what is installed; where not, `make fix` writes it anew."""
+    with open(shipped.FILE, encoding="utf-8") as file:
+        assert json.load(file)["answers"] == engine_words[1]
+    assert shipped.answers() == engine_words[1]
+
+
+def test_in_a_new_directory_a_client_is_answered_with_what_comes_with_the_package(
+    new: Place, engine_words: tuple[bytes, dict[str, Any]], era: Era
+) -> None:
+    """Before the very first engine is up, which says the same; its handshake is repeated to it, and not answered twice."""
+    said = engine_words[1]
+    with Client(new, era) as client:
+        with held_up(new):
+            first, listed = (client.request(method, params) for method, params in FIRST[era])
+            assert first == (said["initialize"]["2025-11-25"] if era == "legacy" else said["modern"]["server/discover"])
+            assert listed == said[era]["tools/list"]
+            if era == "legacy":
+                client.notify("notifications/initialized")
+            assert link.connect(str(new.data_dir), "status") is None
+        assert client.add("t") == "t"
+        assert client.request("tools/list") == listed
+    assert new.exported() == {"t"}
+
+
+def test_a_new_directory_with_settings_is_left_to_the_engine(new: Place) -> None:
+    """It may offer other tools, or refuse what is set."""
+    new.data_dir.mkdir()
+    (new.data_dir / "tracebank.toml").write_text('tools = ["stats"]')
+    with Client(new) as client:
+        client.greet()
+        assert [tool["name"] for tool in client.request("tools/list")["tools"]] == ["stats"]
+    elsewhere = {"TRACEBANK_DATA_DIR": str(new.site / "other")}
+    with Client(new, **elsewhere, TRACEBANK_RETRIEVAL__K="0") as client, pytest.raises(RefusedError, match=r"setting retrieval\.k"):
+        client.request("initialize", HELLO)
 
 
 def test_a_client_with_a_choice_of_tools_is_answered_with_that_choice(here: Place) -> None:

@@ -9,7 +9,7 @@ import sys
 from clients import Client
 from places import Place
 
-OWN = {f"tracebank{module}" for module in ("", ".early", ".errors", ".front", ".link", ".locking", ".places")}
+OWN = {f"tracebank{module}" for module in ("", ".early", ".errors", ".front", ".link", ".locking", ".places", ".shipped")}
 # Slow to import, or a sign that something heavy came along.
 HEAVY = {"asyncio", "dataclasses", "inspect", "logging", "pathlib", "pydantic", "ssl", "typing", "typing_extensions", "urllib", "uuid"}
 
