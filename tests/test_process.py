@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +29,57 @@ async def test_the_collector_no_longer_looks_through_what_came_up() -> None:
         assert gc.get_freeze_count() > 10_000
     finally:
         gc.unfreeze()
+
+
+class Part:
+    """Something that refers to itself."""
+
+    def __init__(self) -> None:
+        self.self = self
+
+
+async def test_what_died_while_the_collector_was_off_is_not_kept_for_good() -> None:
+    """What was imported is left out until all has come up, and looked through once then."""
+    gc.disable()
+    gone = weakref.ref(Part())
+    gc.freeze()
+    gc.enable()
+    warm = asyncio.Event()
+    warm.set()
+    try:
+        assert gone() is not None
+        await keep_what_came_up(warm)
+        assert gone() is None
+    finally:
+        gc.unfreeze()
+
+
+def python(code: str, **variables: str) -> str:
+    """Return what a process writes to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+    return done.stderr
+
+
+def test_the_engines_process_imports_with_the_collector_off_and_works_with_it_on(tmp_path: Path) -> None:
+    """What is imported stays; what comes then may have to go."""
+    code = """
+import gc, os, runpy, sys
+off = []
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "tracebank.engine":
+            off.append(not gc.isenabled())
+sys.meta_path.insert(0, Watch())
+os._exit = lambda code: print(off, gc.isenabled(), gc.get_freeze_count() > 10_000, file=sys.stderr)
+runpy.run_module("tracebank.daemon", run_name="__main__")
+"""
+    said = python(code, TRACEBANK_DATA_DIR=str(tmp_path), TRACEBANK_RETRIEVAL__K="0")
+    assert said.strip().splitlines()[-1] == "[True] True True"
+
+
+def test_an_engine_that_comes_up_has_not_loaded_what_few_prompts_need() -> None:
+    """The words of SQL take a tenth of a second; and whoever imports the module keeps their collector."""
+    code = "import gc, sys, tracebank.daemon; print('pygments.lexers.sql' in sys.modules, gc.isenabled(), file=sys.stderr)"
+    assert python(code).split() == ["False", "True"]

@@ -38,6 +38,7 @@ def on_signals(act: Callable[[], object]) -> None:
 async def keep_what_came_up(warm: asyncio.Event) -> None:
     """Tell the collector, once everything is loaded, that it stays: to look through it stopped every call for 40 ms, again and again."""
     await warm.wait()
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

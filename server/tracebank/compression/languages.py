@@ -6,13 +6,13 @@ import ast
 import re
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pygments.lexer import RegexLexer
 from pygments.lexers.configs import TOMLLexer
 from pygments.lexers.python import PythonLexer
 from pygments.lexers.shell import BashLexer
-from pygments.lexers.sql import SqlLexer
 
 from tracebank.compression.lexers import CLikeLexer, GoLexer, RustLexer, ScriptLexer, TextBlockLexer
 
@@ -22,14 +22,20 @@ class Language:
     """A language, and the pattern of what its lexer may read wrongly: code that matches `doubtful` is left alone."""
 
     name: str
-    lexer: type[RegexLexer]
+    lexer: Callable[[], RegexLexer]
     doubtful: re.Pattern[str] | None = None
     one_line_strings: bool = False
 
 
-def _language(name: str, lexer: type[RegexLexer], doubtful: str = "", one_line_strings: bool = False) -> Language:
+def _language(name: str, lexer: Callable[[], RegexLexer], doubtful: str = "", one_line_strings: bool = False) -> Language:
     pattern = re.compile(doubtful) if doubtful else None
     return Language(name=name, lexer=lexer, doubtful=pattern, one_line_strings=one_line_strings)
+
+
+def _sql_lexer() -> RegexLexer:
+    from pygments.lexers.sql import SqlLexer  # 0.1 s, of which an engine that is coming up has better use
+
+    return SqlLexer()
 
 
 _LANGUAGES = {
@@ -46,7 +52,7 @@ _LANGUAGES = {
     "javascript js mjs cjs jsx": _language("javascript", ScriptLexer, r"</|/>|[\w?.$]{200}", one_line_strings=True),
     "typescript ts mts tsx": _language("typescript", ScriptLexer, r"</|/>|[\w?.$]{200}", one_line_strings=True),
     # MySQL escapes a quote by a backslash, the standard does not; PostgreSQL quotes by $tag$.
-    "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", SqlLexer, r"\\'|\$\w*\$"),
+    "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", _sql_lexer, r"\\'|\$\w*\$"),
     # Here-documents, and defaults such as ${a:- # b}.
     "bash sh shell": _language("bash", BashLexer, r"<<[-~]?\s*['\"\\]?\w|\$\{(?:[^}\n$]|\$(?!\{))*\s#"),
     "toml": _language("toml", TOMLLexer, r'"""' + r"|'''"),
