@@ -19,17 +19,19 @@ import pytest
 from anyio import to_thread
 from samples import WAIT_S, TinyModel, everything, settings_of, settled, spoil, warm
 
-from tracebank import compressor
+from tracebank import compressor, semantics
 from tracebank.answering import Retrieved
 from tracebank.embedding import EmbeddingModel
 from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.engine import STORE_NAME, Engine, Session
 from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, InputError, ModelLoadError, StoreCorruptError
 from tracebank.forgetting import forget
+from tracebank.index import ChromaVectorIndex
 from tracebank.locking import LOCK_NAME
 from tracebank.records import parse_trace
 from tracebank.retrieval import duplicates
 from tracebank.settings import load_settings
+from tracebank.tokens import TokenizerLoader
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
 
@@ -61,6 +63,29 @@ class Calls(Counter[str]):
             return original(*args, **kwargs)
 
         self._monkeypatch.setattr(owner, method, counted)
+
+
+async def test_the_tables_that_first_answers_wait_for_come_before_chroma(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side each would take twice as long; that there are none holds up nothing."""
+    seen: list[str] = []
+    wait, open_vectors = TokenizerLoader.wait, semantics.open_vectors
+
+    def waited(self: TokenizerLoader, timeout_s: float) -> bool:
+        seen.append("tables")
+        return wait(self, timeout_s)
+
+    async def opened(*arguments: Any) -> ChromaVectorIndex:
+        seen.append("chroma")
+        return await open_vectors(*arguments)
+
+    monkeypatch.setattr(TokenizerLoader, "wait", waited)
+    monkeypatch.setattr(semantics, "open_vectors", opened)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await warm(engine)
+        assert engine.tokenizers.problem
+    assert seen == ["tables", "chroma"]
 
 
 async def test_a_memory_is_found_by_its_meaning_and_by_its_words(

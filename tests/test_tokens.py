@@ -341,6 +341,19 @@ def test_a_wait_in_vain_is_not_repeated(tmp_path: Path, slow_tables: SlowTables)
 
 
 @pytest.mark.usefixtures("no_cache_chosen")
+def test_who_only_waits_takes_nobodys_patience(tmp_path: Path, slow_tables: SlowTables) -> None:
+    """Whoever needs a tokenizer waits for the tables all the same, and no attempt is begun for one who does not."""
+    loader = _loader(tmp_path, slow_tables)
+    assert not loader.wait(0)
+    assert slow_tables.asked == 0
+    loader.start()
+    assert not loader.wait(0)
+    slow_tables.answered.set()
+    assert loader.current(WAIT_S).name == "small"
+    assert loader.wait(0)
+
+
+@pytest.mark.usefixtures("no_cache_chosen")
 def test_a_late_success_replaces_the_estimate(tmp_path: Path, slow_tables: SlowTables) -> None:
     """The real tokenizer is returned as soon as its tables are there."""
     loader = _loader(tmp_path, slow_tables)

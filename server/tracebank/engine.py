@@ -129,7 +129,7 @@ class Engine:
         )  # fmt: skip
         self.semantics = Semantics(
             settings=settings, store=store, metrics=self.metrics, background=self.background, searching=self._searching,
-            came_up=startup.done, serves=self._serves,
+            came_up=startup.done, serves=self._serves, tables=self.tokenizers.wait,
         )  # fmt: skip
         self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, precedence=self._precedence)
         self.retriever = Retriever(

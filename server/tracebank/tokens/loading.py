@@ -66,6 +66,10 @@ class TokenizerLoader:
             _keep_tables_in(self._cache_dir)
             threading.Thread(target=self._attempt, name="tokenizer-tables", daemon=True).start()
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the attempt has ended, for so long at most. Returns whether it has. Who needs a tokenizer waits all the same."""
+        return self._settled.wait(timeout_s)
+
     def current(self, timeout_s: float) -> Tokenizer:
         """Return the real tokenizer if it is there within `timeout_s`, else the estimate.
 
