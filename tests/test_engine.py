@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -21,16 +22,18 @@ from samples import WAIT_S, TinyModel, everything, settings_of, settled, spoil, 
 
 from tracebank import compressor, semantics
 from tracebank.answering import Retrieved
+from tracebank.chunking import chunks_of, word_spans
 from tracebank.embedding import EmbeddingModel
 from tracebank.embedding.sentence import SentenceTransformerModel
-from tracebank.engine import STORE_NAME, Engine, Session
+from tracebank.engine import STORE_NAME, Engine, Session, prepare_data_dir
 from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, InputError, ModelLoadError, StoreCorruptError
 from tracebank.forgetting import forget
 from tracebank.index import ChromaVectorIndex
 from tracebank.locking import LOCK_NAME
-from tracebank.records import parse_trace
+from tracebank.records import Limits, parse_trace
 from tracebank.retrieval import duplicates
 from tracebank.settings import load_settings
+from tracebank.store import Store, outbox, traces
 from tracebank.tokens import TokenizerLoader
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
@@ -532,6 +535,19 @@ async def test_a_killed_engine_leaves_no_lock_and_every_trace(tmp_path: Path, ti
         await settled(engine)
         found = await engine.retrieve({"query": "written before the kill"}, engine.session())
         assert (ids(found), found.dense) == (["mine"], True)
+
+
+async def test_the_first_search_finds_what_a_killed_engine_had_not_indexed_yet(tmp_path: Path, tiny: TinyModel) -> None:
+    """It was acknowledged: whoever asks the next engine at once need not know that there was another."""
+    settings = settings_of(tmp_path, index={"linger_ms": 10_000})
+    prepare_data_dir(settings.data_dir)
+    with contextlib.closing(Store.open(settings.data_dir / STORE_NAME)) as store:
+        trace = parse_trace({"task": "written before the kill"}, limits=Limits(), namespace="default", trace_id="mine")
+        chunks = chunks_of(trace, word_spans, tokens=100, overlap_tokens=0)
+        await store.write(lambda db: traces.upsert(db, trace, chunks, now_ms=1, priority=outbox.INTERACTIVE))
+    # By itself it waits for company.
+    async with Engine.open(settings) as engine:
+        assert ids(await engine.retrieve({"query": "written before the kill"}, engine.session())) == ["mine"]
 
 
 async def test_the_data_directory_is_its_owners_alone(tmp_path: Path, tiny: TinyModel) -> None:

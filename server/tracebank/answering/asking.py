@@ -21,7 +21,7 @@ from tracebank.precedence import Precedence
 from tracebank.records import Limits
 from tracebank.retrieval import Retriever
 from tracebank.settings import Settings
-from tracebank.store import Store
+from tracebank.store import Store, outbox
 from tracebank.store.schema import MIGRATIONS
 from tracebank.tokens import TokenizerLoader
 
@@ -52,7 +52,7 @@ class Asking:
     ) -> None:
         """Take what it needs. `warm()` waits until meaning takes part in search, or it is known that it will not."""
         cache = settings.cache
-        self._settings, self._indexer, self._retriever, self._warm = settings, indexer, retriever, warm
+        self._settings, self._store, self._indexer, self._retriever, self._warm = settings, store, indexer, retriever, warm
         self._embedding, self._tokenizers = embedding, tokenizers
 
         def now_ms() -> int:
@@ -74,6 +74,7 @@ class Asking:
 
     async def start(self, background: Background) -> None:
         """Take back what survived, and begin to prepare and to save in idle time."""
+        self._freshness.found(await self._store.read(outbox.last_seq))
         await self.keeper.restore()
         background.spawn("warmer", self.warmer.run)
         background.spawn("cache", self.keeper.run)

@@ -22,6 +22,10 @@ class Freshness:
         # The last entry that somebody waits for, and up to where words are known to be searchable.
         self._last_seq = self._searchable_seq = 0
 
+    def found(self, seq: int) -> None:
+        """Let searches wait for what was in the outbox at the start: an engine that was killed had acknowledged it."""
+        self._last_seq = max(seq, self._last_seq)
+
     def wrote(self, who: Waiting, seq: int | None) -> None:
         """Let searches wait for an entry of the outbox."""
         if seq is not None:

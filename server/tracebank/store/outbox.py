@@ -76,6 +76,11 @@ def retry(db: sqlite3.Connection) -> int:
     return db.execute("UPDATE outbox SET error = NULL WHERE error IS NOT NULL").rowcount
 
 
+def last_seq(db: sqlite3.Connection) -> int:
+    """Return the number of the newest entry; 0 where there is none."""
+    return int(db.execute("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0])
+
+
 def waiting(db: sqlite3.Connection, sink: str) -> int:
     """Return how many entries are due."""
     return int(db.execute("SELECT count(*) FROM outbox WHERE sink = ? AND error IS NULL", (sink,)).fetchone()[0])
