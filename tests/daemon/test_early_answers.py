@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,18 @@ def known(here: Place, answers: bytes) -> Place:
     written(here).parent.mkdir(parents=True)
     written(here).write_bytes(answers)
     return here
+
+
+@pytest.fixture
+def shipped_words() -> dict[str, Any]:
+    """Return the answers that come with the package, where they were made with the SDK that is installed here."""
+    with open(shipped.FILE, encoding="utf-8") as file:
+        contents: dict[str, Any] = json.load(file)
+    made, here = contents["made_with"], shipped.made_with(sys.path) or {}
+    if any(made[package] != here.get(package) for package in shipped.PACKAGES):
+        pytest.skip("made with another release of mcp or pydantic, so no front says it: `make fix` writes it anew")
+    answers: dict[str, Any] = contents["answers"]
+    return answers
 
 
 @pytest.fixture
@@ -155,23 +168,23 @@ def test_the_front_says_what_is_written_down(known: Place, answers: bytes, era: 
         assert listed == wanted[era]["tools/list"]
 
 
-def test_what_comes_with_the_package_is_what_the_engine_says(engine_words: tuple[bytes, dict[str, Any]]) -> None:
+def test_what_comes_with_the_package_is_what_the_engine_says(
+    engine_words: tuple[bytes, dict[str, Any]], shipped_words: dict[str, Any]
+) -> None:
     """In every version of the protocol, of both eras, by what is installed; where not, `make fix` writes it anew."""
-    with open(shipped.FILE, encoding="utf-8") as file:
-        assert json.load(file)["answers"] == engine_words[1]
+    assert shipped_words == engine_words[1]
     assert shipped.answers() == engine_words[1]
 
 
 def test_in_a_new_directory_a_client_is_answered_with_what_comes_with_the_package(
-    new: Place, engine_words: tuple[bytes, dict[str, Any]], era: Era
+    new: Place, shipped_words: dict[str, Any], era: Era
 ) -> None:
     """Before the very first engine is up, which says the same; its handshake is repeated to it, and not answered twice."""
-    said = engine_words[1]
     with Client(new, era) as client:
         with held_up(new):
             first, listed = (client.request(method, params) for method, params in FIRST[era])
-            assert first == (said["initialize"]["2025-11-25"] if era == "legacy" else said["modern"]["server/discover"])
-            assert listed == said[era]["tools/list"]
+            assert first == (shipped_words["initialize"]["2025-11-25"] if era == "legacy" else shipped_words["modern"]["server/discover"])
+            assert listed == shipped_words[era]["tools/list"]
             if era == "legacy":
                 client.notify("notifications/initialized")
             assert link.connect(str(new.data_dir), "status") is None

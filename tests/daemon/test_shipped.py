@@ -40,6 +40,17 @@ def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
+@pytest.fixture(autouse=True)
+def made_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what comes with the package be made with the SDK that is installed here, which may have been released since."""
+    contents, here = json.loads(Path(shipped.FILE).read_text(encoding="utf-8")), shipped.made_with(sys.path)
+    assert here is not None
+    contents["made_with"] |= {package: here[package] for package in shipped.PACKAGES}
+    file = tmp_path_factory.mktemp("package") / "shipped.json"
+    file.write_text(json.dumps(contents), encoding="utf-8")
+    monkeypatch.setattr(shipped, "FILE", str(file))
+
+
 def test_where_nobody_has_been_it_is_said(tmp_path: Path) -> None:
     """And the directory is made, for its owner alone, as by whoever starts the engine."""
     assert said(tmp_path / "data")["serverInfo"]["name"] == "tracebank"
