@@ -23,7 +23,7 @@ from samples import WAIT_S, TinyModel, everything, settings_of, settled, spoil, 
 from tracebank import compressor, semantics
 from tracebank.answering import Retrieved
 from tracebank.chunking import chunks_of, word_spans
-from tracebank.embedding import EmbeddingModel
+from tracebank.embedding import EmbeddingModel, ModelTokens
 from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.engine import STORE_NAME, Engine, Session, prepare_data_dir
 from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, InputError, ModelLoadError, StoreCorruptError
@@ -33,7 +33,7 @@ from tracebank.locking import LOCK_NAME
 from tracebank.records import Limits, parse_trace
 from tracebank.retrieval import duplicates
 from tracebank.settings import load_settings
-from tracebank.store import Store, outbox, traces
+from tracebank.store import Store, outbox, traces, vectors
 from tracebank.tokens import TokenizerLoader
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
@@ -378,6 +378,34 @@ async def test_an_import_of_an_export_is_unchanged(tmp_path: Path, tiny: TinyMod
         exported = [json.loads(json.dumps(stored.trace.as_json())) for stored in await everything(engine.store)]
         again = [parse_trace(row, limits=engine.limits, namespace="n", trace_id="t") for row in exported]
         assert [added.status for added in await engine.add_many(again)] == ["unchanged"]
+
+
+async def test_texts_that_are_stored_again_elsewhere_are_not_cut_again(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart, too, and whoever stored them first; but they are where the settings cut them at other places."""
+    texts: list[str] = []
+    spans_of = ModelTokens.__call__
+    monkeypatch.setattr(ModelTokens, "__call__", lambda self, text: texts.append(text) or spans_of(self, text))
+    content = "One of sixty sentences. " * 60
+
+    async def chunks_in(namespace: str, **settings: Any) -> list[Any]:
+        async with Engine.open(settings_of(tmp_path, **settings)) as engine:
+            one = parse_trace({"task": "upload", "content": content}, limits=engine.limits, namespace=namespace, trace_id="one")
+            assert [added.status for added in await engine.add_many([one])] == ["created"]
+            (row,) = await engine.store.read(lambda db: traces.rows_of(db, ["one"], [namespace]))
+            return (await engine.store.read(lambda db: vectors.spans(db, [row])))[row]
+
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await engine.add({"task": "upload", "content": content, "trace_id": "given by an agent"}, engine.session())
+    assert texts == ["upload", content]
+    first = await chunks_in("first")
+    assert (texts, len(first) > 2) == (["upload", content], True)
+    shorter = {"index": {"chunk_tokens": 40, "chunk_overlap_tokens": 0}}
+    assert len(await chunks_in("shorter", **shorter)) > len(first)
+    assert texts == ["upload", content] * 2
+    assert await chunks_in("again") == first
+    assert texts == ["upload", content] * 2
 
 
 async def test_what_is_forgotten_is_found_by_nobody(tmp_path: Path, tiny: TinyModel) -> None:

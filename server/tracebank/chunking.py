@@ -36,6 +36,8 @@ _PLACES = (
 LONGEST_TOKEN_CHARS = 32
 # One token for a word, one for a character of a script that is written without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
+# To be raised whenever the same text would be cut elsewhere, or what is cut of a trace changes.
+CUT_VERSION = 1
 # The same for English prose as a model's own tokens: 4 characters make about one.
 CHARS_PER_TOKEN = 4
 
@@ -56,6 +58,11 @@ class Chunk:
 def text_hash(text: str) -> bytes:
     """Return 16 bytes that stand for a text in the embedding cache."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def cut_mark(tokenizer: bytes, *, tokens: int, overlap_tokens: int) -> bytes:
+    """Return 16 bytes that are the same where equal texts are cut at the same places; `tokenizer` tells one from another."""
+    return hashlib.blake2b(tokenizer + f":{CUT_VERSION}:{tokens}:{overlap_tokens}".encode(), digest_size=16).digest()
 
 
 def word_spans(text: str) -> list[Span]:
@@ -89,14 +96,18 @@ def windows(text: str, token_spans: TokenSpans, *, tokens: int, overlap_tokens: 
     return cut
 
 
-def chunks_of(trace: Trace, token_spans: TokenSpans, *, tokens: int, overlap_tokens: int) -> list[Chunk]:
-    """Return the chunks of a trace in reading order: task, lessons, content."""
+def parts_of(trace: Trace) -> list[tuple[Part, int, str]]:
+    """Return what of a trace is cut, in reading order: task, lessons, content."""
     parts: list[tuple[Part, int, str]] = [("task", 0, trace.task)]
     parts += [("lesson", i, lesson.text) for i, lesson in enumerate(trace.lessons)]
-    parts.append(("content", 0, trace.content))
+    return [*parts, ("content", 0, trace.content)]
+
+
+def chunks_of(trace: Trace, token_spans: TokenSpans, *, tokens: int, overlap_tokens: int) -> list[Chunk]:
+    """Return the chunks of a trace in reading order."""
     return [
         Chunk(part=part, item=item, start=start, end=end, text=text[start:end])
-        for part, item, text in parts
+        for part, item, text in parts_of(trace)
         for start, end in windows(text, token_spans, tokens=tokens, overlap_tokens=overlap_tokens)
     ]
 

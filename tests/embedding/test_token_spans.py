@@ -65,6 +65,21 @@ def test_the_tokenizer_of_an_export_serves_a_model_that_is_no_directory(tmp_path
     assert spans(TEXT) == ModelTokens(EmbeddingSettings(), tmp_path)(TEXT) != word_spans(TEXT)
 
 
+def test_tokenizers_are_told_apart_by_their_mark(spans: ModelTokens, tmp_path: Path) -> None:
+    """Where words are measured there is none; another file has another one."""
+    settings = EmbeddingSettings(model=str(tmp_path / "model"))
+    assert ModelTokens(settings, tmp_path).mark is None
+    (tmp_path / "model").mkdir()
+    file = Path(shutil.copy(Path(resolve("")) / TOKENIZER_NAME, tmp_path / "model"))
+    assert ModelTokens(settings, tmp_path).mark == spans.mark is not None
+    file.write_text(
+        file.read_text(encoding="utf-8").replace('"lowercase":true', '"lowercase":false').replace('"lowercase": true', '"lowercase": false')
+    )
+    assert ModelTokens(settings, tmp_path).mark != spans.mark
+    file.write_text("{")
+    assert ModelTokens(settings, tmp_path).mark is None
+
+
 def test_a_tokenizer_that_is_not_there_is_not_looked_for_with_every_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the event loop, where small traces are cut; but it is again after some seconds."""
     looks: list[str] = []

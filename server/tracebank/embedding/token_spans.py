@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class ModelTokens:
         self._settings, self._directory, self._clock = settings, directory, clock
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
+        self._mark: bytes | None = None
         self._look_at = clock()
         self._told = ""
 
@@ -53,6 +55,11 @@ class ModelTokens:
             spans += [(start + a, start + b) for a, b in encoding.offsets if b > a and (not spans or start + a >= spans[-1][1])]
         return spans
 
+    @property
+    def mark(self) -> bytes | None:
+        """16 bytes that tell this tokenizer from another one; None while words are measured."""
+        return self._mark if self._loaded() is not None else None
+
     def _loaded(self) -> Tokenizer | None:
         with self._lock:
             if self._tokenizer is None and self._clock() >= self._look_at:
@@ -67,6 +74,7 @@ class ModelTokens:
         from tracebank.embedding.vocabulary import read_tokenizer
 
         try:
+            self._mark = blake2b(file.read_bytes(), digest_size=16).digest()
             return read_tokenizer(file)
         except Exception as error:  # tokenizers raises plain exceptions
             problem = f"{file} cannot be read, chunks are measured in words: {error}"

@@ -285,6 +285,10 @@ MIGRATIONS: tuple[str, ...] = (
     DROP TABLE embeddings;
     ALTER TABLE embeddings_by_row RENAME TO embeddings;
     """,
+    """
+    -- What decided where the trace's texts were cut (see `chunking.cut_mark`); NULL where that is not known.
+    ALTER TABLE traces ADD COLUMN cut BLOB;
+    """,
 )
 
 

@@ -56,8 +56,8 @@ def namespace_id(db: sqlite3.Connection, name: str) -> int:
     return int(found[0] if found else db.execute("INSERT INTO namespaces (name) VALUES (?) RETURNING id", (name,)).fetchone()[0])
 
 
-def upsert(db: sqlite3.Connection, trace: Trace, chunks: Sequence[Chunk], *, now_ms: int, priority: int) -> Added:
-    """Store the trace, replacing one of the same namespace and id; queue it for the indexes."""
+def upsert(db: sqlite3.Connection, trace: Trace, chunks: Sequence[Chunk], *, now_ms: int, priority: int, cut: bytes | None = None) -> Added:
+    """Store the trace, replacing one of the same namespace and id; queue it for the indexes. `cut` says how it was cut."""
     space = namespace_id(db, trace.namespace)
     found = db.execute(
         "SELECT id, content_hash, occurred_at_ms FROM traces WHERE namespace_id = ? AND trace_id = ?", (space, trace.trace_id)
@@ -70,21 +70,21 @@ def upsert(db: sqlite3.Connection, trace: Trace, chunks: Sequence[Chunk], *, now
         return Added(row=found[0], status="unchanged", chunks=count, seq=None)
     values = (
         trace.task, trace.content, str(trace.outcome), trace.parent_id, trace.occurred_at_ms, now_ms,
-        json.dumps(dict(trace.metadata), ensure_ascii=False), digest,
+        json.dumps(dict(trace.metadata), ensure_ascii=False), digest, cut,
     )  # fmt: skip
     dropped: list[bytes] = []
     if found:
         row = found[0]
         dropped = _drop_parts(db, row)
         db.execute(
-            "UPDATE traces SET task=?, content=?, outcome=?, parent_id=?, occurred_at_ms=?, updated_at_ms=?, metadata=?, content_hash=? "
-            "WHERE id = ?",
+            "UPDATE traces SET task=?, content=?, outcome=?, parent_id=?, occurred_at_ms=?, updated_at_ms=?, metadata=?, content_hash=?, "
+            "cut=? WHERE id = ?",
             (*values, row),
         )
     else:
         cursor = db.execute(
             "INSERT INTO traces (task, content, outcome, parent_id, occurred_at_ms, updated_at_ms, metadata, content_hash, "
-            "namespace_id, trace_id, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "cut, namespace_id, trace_id, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*values, space, trace.trace_id, now_ms),
         )
         row = int(cursor.lastrowid or 0)
