@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from samples import WAIT_S, text_of, tiny_vector
 
-from tracebank.index import ChromaVectorIndex, IndexedText, leftovers
+from tracebank.index import ChromaVectorIndex, IndexedText, database, leftovers
+from tracebank.index.base import mark_directory
+from tracebank.index.chroma import FORMAT_VERSION
 
 
 @pytest.fixture
@@ -65,6 +67,52 @@ def test_any_chroma_client_can_read_the_collection(tmp_path: Path, index: Chroma
     assert found["metadatas"] == [{"trace_id": "mine", "outcome": "failure", "occurred_at_ms": 5}] * 2
     assert np.allclose(np.asarray(found["embeddings"]), [tiny_vector("the first"), tiny_vector("the second")])
     client.close()
+
+
+def schema_of(directory: Path) -> tuple[set[str], dict[str, int]]:
+    """Return the names of the indexes in Chroma's database, and how its index of trigrams is kept."""
+    with closing(sqlite3.connect(directory / database.DATABASE)) as db:
+        indexes = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+        return indexes, dict(db.execute(f"SELECT k, v FROM {database.WORDS}_config"))
+
+
+def test_a_new_database_keeps_up_less_for_filters_and_they_work_all_the_same(tmp_path: Path, index: ChromaVectorIndex) -> None:
+    """Also one that takes the place of another; what is in use stays as it is."""
+    index.clear()
+    index.mark_filled()
+    indexes, kept = schema_of(tmp_path / "it")
+    assert database.STRINGS not in indexes
+    assert {"embedding_metadata_int_value", "embedding_metadata_float_value"} < indexes
+    assert (kept["automerge"], kept["crisismerge"]) == (database.MERGED_FROM, database.MERGED_AT_ONCE_FROM)
+    index.apply(1, [text_of(f"the text {i}", trace_id=f"trace {i}") for i in range(200)], [])
+    index.close()
+    client = chromadb.PersistentClient(str(tmp_path / "it"), settings=chromadb.config.Settings(anonymized_telemetry=False))
+    collection = client.get_collection("namespace-1")
+    assert collection.get(where={"trace_id": "trace 7"})["documents"] == ["the text 7"]
+    assert sorted(collection.get(where_document={"$contains": "text 19"})["documents"] or []) == sorted(
+        ["the text 19", *(f"the text 19{i}" for i in range(10))]
+    )
+    client.close()
+
+
+def test_a_database_that_was_there_before_is_left_as_it_is(tmp_path: Path) -> None:
+    """To drop an index of millions of texts would take seconds, while clients wait for the engine."""
+    chromadb.PersistentClient(str(tmp_path / "it"), settings=chromadb.config.Settings(anonymized_telemetry=False)).close()
+    mark_directory(tmp_path / "it", {"format": FORMAT_VERSION, "model": "tiny"})
+    opened = ChromaVectorIndex(tmp_path / "it", model="tiny")
+    assert not opened.fresh
+    indexes, kept = schema_of(tmp_path / "it")
+    assert (database.STRINGS in indexes, "automerge" in kept) == (True, False)
+    opened.close()
+
+
+def test_a_chroma_that_has_it_otherwise_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only faster is no reason to fail."""
+    monkeypatch.setattr(database, "WORDS", "no_such_table")
+    opened = ChromaVectorIndex(tmp_path / "it", model="tiny")
+    opened.apply(1, [text_of("a")], [])
+    assert opened.count(1) == 1
+    opened.close()
 
 
 def test_a_directory_of_another_model_is_set_aside(tmp_path: Path, index: ChromaVectorIndex) -> None:

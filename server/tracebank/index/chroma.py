@@ -24,6 +24,7 @@ import numpy as np
 from tracebank.errors import IndexFaultError, IndexUnreachableError
 from tracebank.index import leftovers
 from tracebank.index.base import IndexedText, Vectors, mark_directory, prepare_directory, set_aside
+from tracebank.index.database import DATABASE, write_less
 from tracebank.index.generations import Generation, Generations, Pair
 from tracebank.index.projection import Projection
 from tracebank.index.projection import load as load_projection
@@ -82,7 +83,11 @@ class ChromaVectorIndex:
         self._tidy()
 
     def _connect(self) -> ClientAPI:
-        return _open_client(self._directory)
+        new = not (self._directory / DATABASE).exists()
+        client = _open_client(self._directory)
+        if new:
+            write_less(self._directory)
+        return client
 
     def _restart(self) -> None:
         self._close_client()

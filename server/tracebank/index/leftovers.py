@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sqlite3
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
-from tracebank.errors import IndexFaultError
+from tracebank.index.database import DATABASE, WORDS, connected
 
-DATABASE = "chroma.sqlite3"
-DATABASE_TIMEOUT_S = 30.0
-WORDS = "embedding_fulltext_search"
 # Chroma's number for a deletion in its queue.
 DELETED = 3
 # Of hnswlib's file: version, offset, capacity, points, bytes of a point.
@@ -23,7 +17,7 @@ LENGTH_BYTES = 4
 
 def sweep(directory: Path) -> None:
     """Delete the graphs of collections that are gone. Raises: IndexFaultError."""
-    with _connected(directory / DATABASE) as db:
+    with connected(directory / DATABASE) as db:
         used = {name for (name,) in db.execute("SELECT id FROM segments")}
     for header in directory.glob("*/header.bin"):
         if header.parent.name not in used:
@@ -35,7 +29,7 @@ def erase_deleted(directory: Path) -> None:
 
     Raises: IndexFaultError.
     """
-    with _connected(directory / DATABASE) as db:
+    with connected(directory / DATABASE) as db:
         # Of a text that was written and then deleted the deletion tells all. The queue has no index to look for one by.
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute("CREATE TEMP TABLE deletions (topic, id, last, PRIMARY KEY (topic, id)) WITHOUT ROWID")
@@ -69,13 +63,3 @@ def _erase_unused(header: Path) -> None:
             with part.open("r+b") as file:
                 file.seek(used)
                 file.write(bytes(size - used))
-
-
-@contextlib.contextmanager
-def _connected(database: Path) -> Iterator[sqlite3.Connection]:
-    """Open Chroma's database beside it. Raises: IndexFaultError."""
-    try:
-        with contextlib.closing(sqlite3.connect(database, timeout=DATABASE_TIMEOUT_S, isolation_level=None)) as db:
-            yield db
-    except (sqlite3.Error, OSError, struct.error) as error:
-        raise IndexFaultError(f"{database} cannot be cleaned of what was deleted: {error}") from error
