@@ -66,3 +66,18 @@ async def test_who_has_asked_lately_is_expected_again(monkeypatch: pytest.Monkey
     assert not precedence.lately
     with precedence.answering():
         assert precedence.lately
+
+
+async def test_the_longer_nobody_asks_the_more_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first nobody has asked, and it is as if nobody had for long."""
+    precedence = Precedence()
+    assert precedence.texts == precedence_module.LONELY_TEXTS
+    precedence.asked()
+    assert precedence.texts == precedence_module.ASKED_TEXTS
+    monkeypatch.setattr(precedence_module, "LATELY_S", 0.0)
+    assert precedence.texts == precedence_module.QUIET_TEXTS
+    with precedence.answering():
+        assert precedence.texts == precedence_module.ASKED_TEXTS
+    monkeypatch.setattr(precedence_module, "LONG_S", 0.0)
+    assert precedence.texts == precedence_module.LONELY_TEXTS
+    assert precedence_module.LONELY_TEXTS > precedence_module.QUIET_TEXTS > precedence_module.ASKED_TEXTS

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Who has asked will ask again: until then parts stay small.
-LATELY_S = 10.0
+# Who has asked will ask again: until then parts stay small. Who has not for minutes will hardly ask just now.
+LATELY_S, LONG_S = 10.0, 300.0
 # So long a request takes, once it can be read, from the socket to where it counts as waiting.
 BREATH_S = 0.003
 # Texts that are written to Chroma at once: 0.2 s, or 17 ms while somebody asks. Each commit takes 10 ms, so small parts take three
-# times as long.
-QUIET_TEXTS, ASKED_TEXTS = 250, 8
+# times as long, and an eighth less those of 0.35 s, which are written where nobody has asked for long.
+LONELY_TEXTS, QUIET_TEXTS, ASKED_TEXTS = 500, 250, 8
 # A slow answer, or one after the other, must not stop the work.
 GIVE_WAY_S = 0.25
 
@@ -29,7 +29,7 @@ class Precedence:
         self.waiting = 0
         self._nobody = asyncio.Event()
         self._nobody.set()
-        self._asked_at = -LATELY_S
+        self._asked_at = -LONG_S
 
     def asked(self) -> None:
         """Somebody calls, who will hardly be the last."""
@@ -51,12 +51,15 @@ class Precedence:
     @property
     def lately(self) -> bool:
         """Whether somebody waits, or has called within the last `LATELY_S` seconds."""
-        return self.waiting > 0 or time.monotonic() - self._asked_at < LATELY_S
+        return self.waiting > 0 or self._asked_within(LATELY_S)
 
     @property
     def texts(self) -> int:
         """How many texts may be written to Chroma at once."""
-        return ASKED_TEXTS if self.lately else QUIET_TEXTS
+        return ASKED_TEXTS if self.lately else QUIET_TEXTS if self._asked_within(LONG_S) else LONELY_TEXTS
+
+    def _asked_within(self, seconds: float) -> bool:
+        return time.monotonic() - self._asked_at < seconds
 
     async def give_way(self) -> None:
         """Let requests that have come meanwhile be read, and wait until nobody waits for an answer, at most `GIVE_WAY_S`."""

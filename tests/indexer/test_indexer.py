@@ -450,6 +450,7 @@ async def test_vectors_are_written_in_small_parts_that_give_way_while_somebody_a
     monkeypatch.setattr(precedence_module, "GIVE_WAY_S", WAIT_S)
     monkeypatch.setattr(precedence_module, "BREATH_S", 0)
     monkeypatch.setattr(precedence_module, "QUIET_TEXTS", 12)
+    monkeypatch.setattr(precedence_module, "LONELY_TEXTS", 12)
     precedence = WatchedPrecedence()
     parts: list[tuple[int, bool]] = []
 
