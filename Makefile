@@ -16,6 +16,8 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing (once; a few minutes)…"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# Where Python may not write what it compiles, each engine would compile all of it as it starts.
+	@$(BIN)/python -m compileall -q server tools
 	@touch $@
 
 run: $(READY) ## Show the main job: store, retrieve, compress, stats, and the snippets for your clients
