@@ -276,6 +276,7 @@ class Front:
         return key not in self._repeated and (call["method"] in READING or (call["method"] == "tools/call" and self._only_reads(call)))
 
     def _only_reads(self, call: dict[str, Any]) -> bool:
+        # An engine that ends in its first second may not have written down yet which tools do.
         params = call.get("params")
         return isinstance(params, dict) and params.get("name") in early.reading_tools(self._data_dir)
 

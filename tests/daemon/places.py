@@ -9,6 +9,7 @@ import select
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 from clients import COMMAND, WAIT_S
 
 from tracebank import link
+from tracebank.early import answers_path
 
 # Runs in every process of a place before anything else does; only in engines it does anything.
 SITE = """
@@ -185,3 +187,16 @@ def wait_for_exit(pid: int, timeout_s: float = WAIT_S) -> bool:
 def modes(paths: Sequence[Path]) -> dict[str, int]:
     """Return the permissions of files by name."""
     return {path.name: path.lstat().st_mode & 0o777 for path in paths}
+
+
+def written(here: Place, tools: str | None = None, **variables: str) -> Path:
+    """Return where the answers are written down."""
+    return Path(answers_path(str(here.data_dir), tools, {**SETTINGS, **variables}))
+
+
+def wait_for_file(path: Path) -> None:
+    """Wait until there is such a file: it is written beside the first client's session."""
+    give_up_at = time.monotonic() + WAIT_S
+    while not path.is_file():
+        assert time.monotonic() < give_up_at, f"there is no {path}"
+        time.sleep(0.01)

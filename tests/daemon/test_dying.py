@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from clients import HELLO, Client, Era, RefusedError, front_with
-from places import Place, wait_for_exit
+from places import Place, wait_for_exit, wait_for_file, written
 
 from tracebank import link
 
@@ -153,6 +153,7 @@ def test_a_call_that_only_reads_is_repeated_by_the_front(here: Place, era: Era, 
     here.sabotage(AT_A_READ[kind])
     with Client(here, era) as client:
         client.greet().add("t")
+        wait_for_file(written(here))
         assert read(client, kind) == "t"
     assert len(here.starts) == 2
 
@@ -163,6 +164,7 @@ def test_a_call_that_engines_die_of_is_repeated_once(here: Place, kind: str) -> 
     here.sabotage(AT_A_READ[kind], AT_A_READ[kind])
     with Client(here) as client:
         client.greet().add("t")
+        wait_for_file(written(here))
         with pytest.raises(RefusedError, match="Retry this call") as refused:
             read(client, kind)
         assert refused.value.retry

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients import ENVELOPE, HELLO, WAIT_S, Client, Era, RefusedError, front_with
+from clients import ENVELOPE, HELLO, Client, Era, RefusedError, front_with
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from places import SETTINGS, Place, place
+from places import SETTINGS, Place, place, wait_for_file, written
 
 from tracebank import __version__, link, shipped
 from tracebank.early import answers_path, written_down
@@ -25,11 +24,6 @@ FIRST: dict[Era, tuple[tuple[str, dict[str, Any]], ...]] = {
     "legacy": (("initialize", HELLO), ("tools/list", {})),
     "modern": (("server/discover", {}), ("tools/list", {})),
 }
-
-
-def written(here: Place, tools: str | None = None, **variables: str) -> Path:
-    """Return where the answers are written down."""
-    return Path(answers_path(str(here.data_dir), tools, {**SETTINGS, **variables}))
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +74,6 @@ def new(here: Place) -> Place:
     """Return a place where no engine has been, with no settings but where it is."""
     here.expected_errors.append("the model runs on torch")
     return replace(here, environment={name: value for name, value in here.environment.items() if name not in SETTINGS})
-
-
-def wait_for_file(path: Path) -> None:
-    """Wait until there is such a file: it is written beside the first client's session."""
-    give_up_at = time.monotonic() + WAIT_S
-    while not path.is_file():
-        assert time.monotonic() < give_up_at, f"there is no {path}"
-        time.sleep(0.01)
 
 
 @contextmanager
