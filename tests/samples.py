@@ -127,6 +127,17 @@ def tiny_transformer(directory: Path, *, pooling: str = "mean", **saved_with: An
     return str(whole)
 
 
+def bag_of_words(directory: Path, *words: str) -> Path:
+    """Write a sentence-transformers model that is no transformer; return where it is."""
+    from sentence_transformers import SentenceTransformer
+
+    with warnings.catch_warnings(action="ignore"):  # newer versions have it elsewhere
+        from sentence_transformers.models import BoW
+
+    SentenceTransformer(modules=[BoW(vocab=list(words))], device="cpu").save_pretrained(str(directory / "bag"))
+    return directory / "bag"
+
+
 async def put(store: Store, *values: Trace, priority: int = outbox.INTERACTIVE, now_ms: int = NOW_MS) -> list[Added]:
     """Store traces in one write."""
     return await store.write(lambda db: [traces.upsert(db, value, cut(value), now_ms=now_ms, priority=priority) for value in values])

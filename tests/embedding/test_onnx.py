@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from samples import exported_models, tiny_transformer
+from samples import bag_of_words, exported_models, tiny_transformer
 
 from tracebank.embedding import EmbeddingModel, Prompts, load_model, unpacked, vectors_name
 from tracebank.embedding.export import SAMPLES, lost_leads
@@ -274,11 +274,7 @@ def test_an_export_of_another_origin_is_not_used(copied: Path) -> None:
 
 def test_what_is_no_transformer_is_refused_once_and_stays_on_torch(tmp_path: Path) -> None:
     """The refusal is kept, so that it is not found out again at every start."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import BoW
-
-    bag = tmp_path / "bag"
-    SentenceTransformer(modules=[BoW(vocab=["lock", "file", "cache"])], device="cpu").save_pretrained(str(bag))
+    bag = bag_of_words(tmp_path, "lock", "file", "cache")
     asked: list[Path] = []
 
     def export(model: str, revision: str, target: Path) -> None:
@@ -330,12 +326,9 @@ def test_an_export_that_is_cut_short_leaves_nothing_to_use(how: str, tmp_path: P
 
 def test_the_child_tells_the_outcome_in_one_line_and_nothing_else(tmp_path: Path) -> None:
     """A refusal here, as it is the fastest; what libraries print goes to standard error."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import BoW
-
-    SentenceTransformer(modules=[BoW(vocab=["lock"])], device="cpu").save_pretrained(str(tmp_path / "bag"))
+    bag = bag_of_words(tmp_path, "lock")
     with subprocess.Popen(
-        [sys.executable, "-m", "tracebank.embedding.export", str(tmp_path / "bag"), "", str(tmp_path / "out")],
+        [sys.executable, "-m", "tracebank.embedding.export", str(bag), "", str(tmp_path / "out")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
     ) as child:  # fmt: skip
         assert child.stdout is not None
