@@ -73,6 +73,8 @@ class Front:
         self._in_flight: dict[str, dict[str, Any]] = {}
         # Those of them that another engine was asked before: it may be they that it died of.
         self._repeated: set[str] = set()
+        # And those that no engine has had.
+        self._unsent: set[str] = set()
         # What every engine of this session must hear first, and the id whose answer the client has already.
         self._handshake: list[dict[str, Any]] = []
         self._swallow: str | None = None
@@ -145,9 +147,12 @@ class Front:
         if connection is None:
             self._refuse(_calls(messages), FAILED_CODE, failure)
             return
-        # If the engine has died, its thread sees to the calls in flight, this one among them.
-        with contextlib.suppress(OSError):
+        try:
             connection.send(line)
+        except OSError:
+            # The engine has died, and its thread sees to the calls in flight. No engine has had these, whatever they change.
+            with self._state:
+                self._unsent |= self._in_flight.keys() & {json.dumps(call["id"]) for call in _calls(messages)}
 
     def _note(self, messages: list[dict[str, Any]]) -> None:
         """Note what the engine owes us, and what the next one has to hear again."""
@@ -262,16 +267,17 @@ class Front:
             self._connection = None
             again = {key for key, call in self._in_flight.items() if self._is_repeated(key, call)}
             lost = [call for key, call in self._in_flight.items() if key not in again]
-            self._repeated |= again
+            self._repeated |= again - self._unsent
+            self._unsent.clear()
             self._wanted = bool(again)
         connection.close()
         self._refuse(lost, RETRY_CODE, "Tracebank's engine was restarted; what it had acknowledged is safe. Retry this call.")
         self._settle(lost)
 
     def _is_repeated(self, key: str, call: dict[str, Any]) -> bool:
-        """Whether a call goes to the next engine, too: it changes nothing, and is not what engines die of."""
+        """Whether a call goes to the next engine: no other has had it, or it changes nothing and is not what engines die of."""
         # Without an answer to the calls with which a session begins a client would give up.
-        if call["method"] in early.METHODS:
+        if key in self._unsent or call["method"] in early.METHODS:
             return True
         return key not in self._repeated and (call["method"] in READING or (call["method"] == "tools/call" and self._only_reads(call)))
 
@@ -303,6 +309,7 @@ class Front:
                 if self._in_flight.get(key := json.dumps(call["id"])) is call:
                     del self._in_flight[key]
                     self._repeated.discard(key)
+                    self._unsent.discard(key)
             self._state.notify_all()
 
     def _tell(self, message: dict[str, Any]) -> None:

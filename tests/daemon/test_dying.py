@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from clients import HELLO, Client, Era, RefusedError, front_with
@@ -171,6 +172,35 @@ def test_a_call_that_engines_die_of_is_repeated_once(here: Place, kind: str) -> 
         assert len(here.starts) == 2
         assert read(client, kind) == "t"
     assert len(here.starts) == 3
+
+
+# The front learns of its engine's end when it has tried to send the next call, and not before.
+HEARS_LATE = """
+import threading
+receive, forward, tried = link.Connection.receive, front.Front._forward, threading.Event()
+def late(connection):
+    line = receive(connection)
+    if not line:
+        tried.clear()
+        open({path!r}, "w").close()
+        assert tried.wait(60)
+    return line
+def forwarded(self, *arguments):
+    forward(self, *arguments)
+    tried.set()
+link.Connection.receive, front.Front._forward = late, forwarded
+"""
+
+
+def test_a_call_that_no_engine_has_had_goes_to_the_next_one(here: Place, era: Era, tmp_path: Path) -> None:
+    """Whatever it changes: the one that has just died cannot have done it."""
+    with Client(here, era, command=front_with(HEARS_LATE.format(path=str(tmp_path / "it has ended")))) as client:
+        client.greet().add("before")
+        here.kill()
+        wait_for_file(tmp_path / "it has ended")
+        assert client.add("after") == "after"
+    assert here.exported() == {"before", "after"}
+    assert len(here.starts) == 2
 
 
 def test_an_engine_that_dies_while_nobody_calls_is_replaced_at_the_next_call(here: Place) -> None:

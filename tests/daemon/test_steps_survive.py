@@ -26,7 +26,7 @@ def test_steps_that_no_commit_has_seen_survive_a_kill(here: Place) -> None:
         learning = client.call("stats", section="learning")["learning"]
         assert (learning["buffered_steps"], learning["open_episodes"]) == (2, 1)
         here.kill()
-        assert client.call("log_steps", episode_id=episode, steps=[{"action": "third"}])["steps"] == 3
+        assert client.call_again("log_steps", episode_id=episode, steps=[{"action": "third"}])["steps"] == 3
         done = client.call("complete_episode", episode_id=episode, outcome="success")
         assert done["trace_id"] == episode
         assert [word in content_of(client, episode) for word in ("first", "second", "third")] == [True] * 3
