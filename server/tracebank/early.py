@@ -10,6 +10,7 @@ import os
 import zlib
 
 from tracebank import __version__, link, shipped
+from tracebank.places import CONFIG_NAME
 
 TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 METHODS = ("initialize", "server/discover", "tools/list")
-ANSWERS_DIR, SETTINGS_NAME = "answers", "tracebank.toml"
+ANSWERS_DIR = "answers"
 
 
 def answers_path(data_dir: str, tools: str | None, variables: Mapping[str, str]) -> str:
@@ -26,7 +27,7 @@ def answers_path(data_dir: str, tools: str | None, variables: Mapping[str, str])
     `variables` are those of the environment that are settings: one of them may bring a language model, and a tool with it.
     """
     try:
-        about = os.stat(os.path.join(data_dir, SETTINGS_NAME))
+        about = os.stat(os.path.join(data_dir, CONFIG_NAME))
         settings = f"{about.st_mtime_ns:x}-{about.st_size:x}"
     except OSError:
         settings = "default"
@@ -77,7 +78,7 @@ def _is_new(data_dir: str) -> bool:
 
     Where it cannot the client is to hear so at once.
     """
-    if any(os.path.lexists(os.path.join(data_dir, name)) for name in (ANSWERS_DIR, SETTINGS_NAME, link.ADDRESS_NAME)):
+    if any(os.path.lexists(os.path.join(data_dir, name)) for name in (ANSWERS_DIR, CONFIG_NAME, link.ADDRESS_NAME)):
         return False
     # Whoever starts the engine would make it in the same moment.
     os.makedirs(data_dir, mode=0o700, exist_ok=True)

@@ -263,9 +263,11 @@ class Front:
 
     def _engine_left(self, connection: link.Connection) -> None:
         """Settle what was in flight; the next engine is started when there is something to send to it."""
+        # An engine that ends in its first second may not have written down yet which tools only read.
+        reading = early.reading_tools(self._data_dir)
         with self._state:
             self._connection = None
-            again = {key for key, call in self._in_flight.items() if self._is_repeated(key, call)}
+            again = {key for key, call in self._in_flight.items() if self._is_repeated(key, call, reading)}
             lost = [call for key, call in self._in_flight.items() if key not in again]
             self._repeated |= again - self._unsent
             self._unsent.clear()
@@ -274,17 +276,15 @@ class Front:
         self._refuse(lost, RETRY_CODE, "Tracebank's engine was restarted; what it had acknowledged is safe. Retry this call.")
         self._settle(lost)
 
-    def _is_repeated(self, key: str, call: dict[str, Any]) -> bool:
+    def _is_repeated(self, key: str, call: dict[str, Any], reading: set[str]) -> bool:
         """Whether a call goes to the next engine: no other has had it, or it changes nothing and is not what engines die of."""
         # Without an answer to the calls with which a session begins a client would give up.
         if key in self._unsent or call["method"] in early.METHODS:
             return True
-        return key not in self._repeated and (call["method"] in READING or (call["method"] == "tools/call" and self._only_reads(call)))
-
-    def _only_reads(self, call: dict[str, Any]) -> bool:
-        # An engine that ends in its first second may not have written down yet which tools do.
         params = call.get("params")
-        return isinstance(params, dict) and params.get("name") in early.reading_tools(self._data_dir)
+        tool = params.get("name") if call["method"] == "tools/call" and isinstance(params, dict) else None
+        # The name may be anything: what comes in is not checked here.
+        return key not in self._repeated and (call["method"] in READING or (isinstance(tool, str) and tool in reading))
 
     # -- both ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 DATA_DIR_VARIABLE = "TRACEBANK_DATA_DIR"
+# In the data directory: its settings.
+CONFIG_NAME = "tracebank.toml"
 
 
 def default_data_dir() -> str:

@@ -19,10 +19,9 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from tracebank.errors import InputError, SettingsError
-from tracebank.places import default_data_dir
+from tracebank.places import CONFIG_NAME, default_data_dir
 from tracebank.records import ENCODINGS, Limits, check_id
 
-CONFIG_NAME = "tracebank.toml"
 # How like the name of a section one must be to be taken for it, misspelt.
 NEARLY = 0.75
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 from clients import HELLO, Client, Era, RefusedError, front_with
 from places import Place, wait_for_exit, wait_for_file, written
 
-from tracebank import link
+from tracebank import front, link
 
 # Each ends the engine once: at a point of its start, or when it comes to a trace whose id and content are FATAL.
 WHILE_STARTING = {
@@ -172,6 +173,14 @@ def test_a_call_that_engines_die_of_is_repeated_once(here: Place, kind: str) -> 
         assert len(here.starts) == 2
         assert read(client, kind) == "t"
     assert len(here.starts) == 3
+
+
+@pytest.mark.parametrize("params", [None, [], {}, {"name": None}, {"name": ["retrieve"]}, {"name": {"retrieve": 1}}, {"name": "add_trace"}])
+def test_a_call_of_no_tool_that_is_known_to_read_is_not_repeated(params: object) -> None:
+    """Whatever stands where the name should: the front checks nothing of what it passes on."""
+    served = front.Front("nowhere", io.BytesIO(), io.BytesIO())
+    assert not served._is_repeated("1", {"id": 1, "method": "tools/call", "params": params}, {"retrieve"})
+    assert served._is_repeated("1", {"id": 1, "method": "tools/call", "params": {"name": "retrieve"}}, {"retrieve"})
 
 
 # The front learns of its engine's end when it has tried to send the next call, and not before.
