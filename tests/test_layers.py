@@ -36,7 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
     frozenset({"store", "index", "embedding", "meaning", "llm"}),
-    frozenset({"compaction", "retrieval", "compression", "learning", "reasoning", "indexer", "rewriting", "work"}),
+    frozenset({"compaction", "retrieval", "compression", "learning", "reasoning", "indexer", "rewriting", "token_basis", "work"}),
     frozenset({"answering", "engine", "erasing", "intake", "forgetting", "compressor", "reporting", "model_change", "semantics"}),
     frozenset(
         {

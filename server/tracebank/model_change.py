@@ -20,6 +20,7 @@ from tracebank.index import ChromaServer, ChromaVectorIndex, ServedVectorIndex
 from tracebank.indexer import Indexer
 from tracebank.meaning import Meaning
 from tracebank.store import Store, models, outbox
+from tracebank.token_basis import settle_tokens
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ class ModelChange:
             if index.fresh:
                 await self._store.write(lambda db: outbox.fill(db, "vectors_next"))
                 await asyncio.to_thread(index.mark_filled)
-            self._indexer.attach(meaning := Meaning(index, self.embedding, self._model_id), "vectors_next")
+            meaning = Meaning(index, self.embedding, self._model_id)
+            await settle_tokens(self._store, meaning, "vectors_next")
+            self._indexer.attach(meaning, "vectors_next")
             await self._indexer.wait(("vectors_next",), up_to=None, timeout_s=None, hurry=False)
             await self._check()
             await self._exchange(meaning)

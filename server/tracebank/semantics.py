@@ -27,6 +27,7 @@ from tracebank.retrieval import Retriever
 from tracebank.settings import EmbeddingSettings, Settings
 from tracebank.store import Store, models, outbox
 from tracebank.store.models import Model, Plan
+from tracebank.token_basis import settle_tokens
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ class Semantics:
             return
         self._came_up("model", began)
         meaning = Meaning(index, self.embedding, plan.serving.id)
+        await settle_tokens(self._store, meaning, "vectors")
         self._indexer.attach(meaning)
         self._retriever.attach(meaning)
         self._serves(meaning)

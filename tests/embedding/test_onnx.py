@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from samples import bag_of_words, exported_models, tiny_transformer
 
-from tracebank.embedding import EmbeddingModel, Prompts, load_model, unpacked, vectors_name
+from tracebank.embedding import EmbeddingModel, Prompts, TokenEncoder, load_model, unpacked, vectors_name
 from tracebank.embedding.export import SAMPLES, lost_leads
 from tracebank.embedding.export import export as export_here
 from tracebank.embedding.exported import ABOUT_NAME, Export, file_name, origin_of, read_about, write_about
@@ -127,6 +127,40 @@ def test_what_a_model_cannot_see_is_counted(models: Path, model: SentenceTransfo
     for engine in (fp32, model):
         engine.encode(texts)
     assert fp32.unseen_tokens == model.unseen_tokens - before == (300 - 254) + (800 - 254)
+
+
+def test_torch_tells_the_same_of_tokens_as_the_export(models: Path, tmp_path: Path) -> None:
+    """Where they stand, what they are, and what was not seen: an accelerator finds as much as a processor."""
+    fp32, torch = load(models, precision="fp32"), load(tmp_path, engine="torch")
+    texts = [*TEXTS, "", "データベースの接続がタイムアウトしました。", "one two " * 400]
+    assert isinstance(fp32, TokenEncoder)
+    assert isinstance(torch, TokenEncoder)
+    (vectors, tokens), (expected, known) = torch.encode_tokens(texts), fp32.encode_tokens(texts)
+
+    assert cosines(vectors, expected).min() > LEAST_COSINE["fp32"]
+    assert torch.unseen_tokens == fp32.unseen_tokens > 0
+    for own, other in zip(tokens, known, strict=True):
+        np.testing.assert_array_equal(own.spans, other.spans)
+        assert len(own.codes) == 0 or cosines(unpacked(own.codes), unpacked(other.codes)).mean() > 0.999
+    assert torch.encode_tokens([])[1] == []
+
+
+def test_a_model_on_torch_without_tokens_tells_of_none(tmp_path: Path) -> None:
+    """Search leaves out the comparison word by word; nothing fails."""
+    bag = load(tmp_path, engine="torch", model=str(bag_of_words(tmp_path, "stale", "lock")))
+    assert not isinstance(bag, TokenEncoder)
+    assert bag.encode(["stale lock"]).shape == (1, 2)
+
+
+def test_shorter_vectors_keep_their_tokens(models: Path) -> None:
+    """A shorter vector of the text says nothing about its words."""
+    short, whole = load(models, truncate_dim=64), load(models)
+    assert isinstance(short, TokenEncoder)
+    assert isinstance(whole, TokenEncoder)
+    (vectors, tokens), (_, known) = short.encode_tokens(TEXTS), whole.encode_tokens(TEXTS)
+
+    np.testing.assert_array_equal(vectors, short.encode(TEXTS))
+    assert [own.codes.tolist() for own in tokens] == [own.codes.tolist() for own in known]
 
 
 def test_shorter_vectors_are_beginnings_of_length_1(models: Path) -> None:

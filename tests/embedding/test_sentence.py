@@ -25,7 +25,7 @@ def test_vectors_have_length_1_and_are_those_of_sentence_transformers(model: Sen
     assert vectors.shape == (len(TEXTS), model.dim) == (len(TEXTS), 384)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
     for text, vector in zip(TEXTS, vectors, strict=True):
-        own = np.asarray(model._model.encode(text, show_progress_bar=False), np.float32)
+        own = np.asarray(model.transformer.encode(text, show_progress_bar=False), np.float32)
         assert float(vector @ own / np.linalg.norm(own)) > 0.9999
 
 

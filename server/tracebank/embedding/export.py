@@ -30,7 +30,7 @@ from tracebank.embedding.base import Prompts, Vectors
 from tracebank.embedding.exported import TOKENIZER_NAME, Export, Origin, file_name, origin_of, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import resolve
-from tracebank.embedding.token_vectors import TOKEN_DIM
+from tracebank.embedding.token_projection import inputs_of, projection_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 CHECKS = {"fp32": (0.9999, 0.001), "int8": (0.985, 0.1)}
 # A file of ONNX holds 2 GB.
 MAX_PARAMETERS = 450_000_000
-# A few thousand tokens tell 64 directions; all of the vocabulary would take half a minute.
-PROJECTION_WORDS = 1_000
 EXPECTED_BATCH = 4
 POOLINGS = ("mean", "cls", "max")
 # Processors that add products of 8 bits without saturating at 16.
@@ -176,13 +174,13 @@ def _write_graph(model: SentenceTransformer, pooling: str, file: Path) -> None:
     transformer.tokenizer.backend_tokenizer.save(str(file.with_name(TOKENIZER_NAME)))
     # Two texts of unlike length: what does not depend on the mask in the trace never will.
     sample = transformer.tokenizer([SAMPLES[2], SAMPLES[3]], padding=True, return_tensors="pt")
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in sample]
+    names = inputs_of(sample)
 
     class Sentence(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.transformer = transformer.auto_model
-            self.register_buffer("projection", _projection(transformer, names))
+            self.register_buffer("projection", projection_of(transformer))
 
         def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             given = dict(zip(names, inputs, strict=True))
@@ -205,29 +203,6 @@ def _write_graph(model: SentenceTransformer, pooling: str, file: Path) -> None:
     heads, hidden = getattr(config, "num_attention_heads", 0), getattr(config, "hidden_size", 0)
     optimize_model(str(raw), model_type="bert", num_heads=heads, hidden_size=hidden).save_model_to_file(str(file))
     raw.unlink()
-
-
-def _projection(transformer: Any, names: Sequence[str]) -> torch.Tensor:
-    """Return float32 [hidden, TOKEN_DIM]: the main directions of the token vectors of the model's own words, each alone.
-
-    Not of any text: so it is the same for everybody, and keeps what tells words apart. (Uncentred PCA.)
-    """
-    import torch
-
-    vocabulary = sorted(transformer.tokenizer.get_vocab())
-    words = [word for word in vocabulary if word.isalpha() and len(word) > 2]
-    words = (words or vocabulary)[:: max(1, len(words or vocabulary) // PROJECTION_WORDS)]
-    states = []
-    with torch.no_grad():
-        for i in range(0, len(words), 250):
-            batch = transformer.tokenizer(words[i : i + 250], padding=True, return_tensors="pt", return_special_tokens_mask=True)
-            own = batch["special_tokens_mask"] == 0
-            states.append(transformer.auto_model(**{name: batch[name] for name in names}, return_dict=True).last_hidden_state[own])
-    unit = torch.nn.functional.normalize(torch.cat(states), dim=1)
-    # Of the small square of it, not of the tall matrix: the same directions in a hundredth of the time.
-    directions = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1)
-    projection: torch.Tensor = directions[:, : min(TOKEN_DIM, directions.shape[1] // 2 * 2)].contiguous()
-    return projection
 
 
 def _pooled(tokens: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

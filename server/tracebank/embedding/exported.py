@@ -15,8 +15,8 @@ from tracebank.embedding.sentence import identity
 
 ABOUT_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer.json"
-# 1: pooling and normalisation inside the graph. 2: all prompts of the model.
-FORMAT = 3
+# 1: pooling and normalisation inside the graph. 2: all prompts of the model. 3: tokens. 4: their directions' signs are settled.
+FORMAT = 4
 PACKAGES = ("onnx", "onnxruntime", "sentence-transformers", "torch")
 # Those that decide how int8 is computed, hence how it has to be quantised.
 CPU_FLAGS = ("asimddp", "avx2", "avx512_vnni", "avx512f", "avx_vnni", "i8mm")

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from tracebank.embedding.base import EmbeddingModel
 from tracebank.embedding.exported import Export, Origin, origin_of, read_about
-from tracebank.embedding.matryoshka import MatryoshkaModel
+from tracebank.embedding.matryoshka import shortened
 from tracebank.embedding.prompts import choose_prompts
 from tracebank.embedding.sentence import SentenceTransformerModel, identity
+from tracebank.embedding.tokenwise import with_tokens
 from tracebank.errors import DataDirError, ModelLoadError
 from tracebank.locking import FileLock
 from tracebank.settings import EmbeddingSettings
@@ -56,15 +57,17 @@ def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | 
     if Path(settings.model).is_absolute() and not Path(settings.model).is_dir():
         raise ModelLoadError(f"the embedding model {settings.model} could not be loaded: there is no such directory")
     loaded = _load_whole(settings, directory, export or export_in_child)
-    return MatryoshkaModel(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
+    return shortened(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
 
 
 def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) -> EmbeddingModel:
     name = vectors_name(settings)
 
     def on_torch() -> EmbeddingModel:
-        return SentenceTransformerModel.load(
-            settings.model, revision=settings.revision, device=settings.device, name=name, choose=partial(choose_prompts, settings)
+        return with_tokens(
+            SentenceTransformerModel.load(
+                settings.model, revision=settings.revision, device=settings.device, name=name, choose=partial(choose_prompts, settings)
+            )
         )
 
     if settings.engine == "torch" or (settings.engine == "auto" and settings.device not in ("auto", "cpu")):

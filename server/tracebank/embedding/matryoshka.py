@@ -10,7 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tracebank.embedding.base import EmbeddingModel, Prompts, Vectors
+from tracebank.embedding.token_vectors import TokenEncoder, TokenVectors
 from tracebank.errors import ModelLoadError
+
+
+def shortened(model: EmbeddingModel, dim: int) -> EmbeddingModel:
+    """Return the model with vectors of `dim` numbers. Raises: ModelLoadError where its own are shorter."""
+    return _Tokenwise(model, model, dim) if isinstance(model, TokenEncoder) else MatryoshkaModel(model, dim)
 
 
 class MatryoshkaModel:
@@ -49,7 +55,23 @@ class MatryoshkaModel:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors [len(texts), dim]. Raises: EmbeddingError."""
-        vectors = self._model.encode(texts)[:, : self.dim]
+        return self._beginnings(self._model.encode(texts))
+
+    def _beginnings(self, vectors: Vectors) -> Vectors:
+        beginnings = vectors[:, : self.dim]
         # A vector whose beginning is zero has no direction: it stays zero, near to nothing.
-        lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
-        return np.ascontiguousarray(vectors / lengths, dtype=np.float32)
+        lengths = np.maximum(np.linalg.norm(beginnings, axis=1, keepdims=True), np.float32(1e-12))
+        return np.ascontiguousarray(beginnings / lengths, dtype=np.float32)
+
+
+class _Tokenwise(MatryoshkaModel):
+    """One that tells of each token, too."""
+
+    def __init__(self, model: EmbeddingModel, tokens: TokenEncoder, dim: int) -> None:
+        super().__init__(model, dim)
+        self._tokens = tokens
+
+    def encode_tokens(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
+        """Return what `encode` does, and the tokens as they are. Raises: EmbeddingError."""
+        vectors, tokens = self._tokens.encode_tokens(texts)
+        return self._beginnings(vectors), tokens

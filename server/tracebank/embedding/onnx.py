@@ -15,7 +15,7 @@ from tokenizers import Encoding, Tokenizer
 from tracebank import memory
 from tracebank.embedding.base import CPU_BATCH_TOKENS, Prompts, Vectors
 from tracebank.embedding.exported import TOKENIZER_NAME, Export, file_name
-from tracebank.embedding.token_vectors import TokenVectors, packed
+from tracebank.embedding.token_vectors import TokenVectors, tokens_of, unseen_in
 from tracebank.embedding.vocabulary import read_tokenizer
 from tracebank.errors import EmbeddingError, ModelLoadError
 
@@ -84,7 +84,7 @@ class OnnxModel:
             return np.empty((0, self.dim), np.float32), []
         encodings = self._encodings(texts)
         vectors, tokens = self._run(["sentence_embedding", "token_embeddings"], encodings)
-        return vectors, [_tokens(encoding, states) for encoding, states in zip(encodings, tokens, strict=True)]
+        return vectors, [tokens_of(encoding, states) for encoding, states in zip(encodings, tokens, strict=True)]
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
         return self._tokenizer.encode_batch(list(texts))
@@ -97,21 +97,14 @@ class OnnxModel:
         return found
 
     def _feed(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-        # What was cut off is no special token and no padding.
-        unseen = sum(cut.special_tokens_mask.count(0) for encoding in encodings for cut in encoding.overflowing)
         with self._counting:
-            self.unseen_tokens += unseen
+            self.unseen_tokens += unseen_in(encodings)
         rows = {
             "input_ids": lambda: [encoding.ids for encoding in encodings],
             "attention_mask": lambda: [encoding.attention_mask for encoding in encodings],
             "token_type_ids": lambda: [encoding.type_ids for encoding in encodings],
         }
         return {name: np.array(rows[name](), np.int64) for name in self._inputs}
-
-
-def _tokens(encoding: Encoding, states: Vectors) -> TokenVectors:
-    own = np.array(encoding.special_tokens_mask) == 0  # padding is special, too
-    return TokenVectors(codes=packed(states[own]), spans=np.array(encoding.offsets, np.int32).reshape(-1, 2)[own])
 
 
 def _tokenizer(file: Path, export: Export) -> Tokenizer:

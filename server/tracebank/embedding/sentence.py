@@ -63,7 +63,7 @@ class SentenceTransformerModel:
     concurrency = 1
 
     def __init__(self, model: SentenceTransformer, name: str, prompts: Prompts) -> None:
-        self._model = model
+        self.transformer = model
         self.name, self.prompts = name, prompts
         self.dim = int(model.get_embedding_dimension() or 0)
         self.unseen_tokens = 0
@@ -101,7 +101,7 @@ class SentenceTransformerModel:
         try:
             self._count_unseen(texts)
             # No prompt of the model's own: the texts come with theirs.
-            vectors = self._model.encode(
+            vectors = self.transformer.encode(
                 list(texts), prompt="", batch_size=max(1, len(texts)), normalize_embeddings=True, show_progress_bar=False
             )
         except Exception as error:  # as above
@@ -109,10 +109,10 @@ class SentenceTransformerModel:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def _count_unseen(self, texts: Sequence[str]) -> None:
-        limit = self._model.max_seq_length
+        limit = self.transformer.max_seq_length
         if limit is None:
             return
         long = [text for text in texts if len(text) > limit * LEAST_CHARS_PER_TOKEN]
         if long:
-            tokens = self._model.tokenizer(long, truncation=False, verbose=False)["input_ids"]
+            tokens = self.transformer.tokenizer(long, truncation=False, verbose=False)["input_ids"]
             self.unseen_tokens += sum(max(0, len(ids) - limit) for ids in tokens)

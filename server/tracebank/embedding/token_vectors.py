@@ -7,14 +7,17 @@ largest of their token: 32 bytes a token. Directions are all that is compared, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracebank.embedding.base import Vectors
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 TOKEN_DIM = 64
 _LARGEST = 7
@@ -58,6 +61,17 @@ class TokenEncoder(Protocol):
 
     def encode_tokens(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
         """Return what `encode` does, and of each text its tokens, without special ones. Raises: EmbeddingError."""
+
+
+def tokens_of(encoding: Encoding, states: NDArray[np.floating]) -> TokenVectors:
+    """Return the tokens of a text but special ones, from how it was tokenized and the projected states [tokens, TOKEN_DIM]."""
+    own = np.array(encoding.special_tokens_mask) == 0  # padding is special, too
+    return TokenVectors(codes=packed(states[own]), spans=np.array(encoding.offsets, np.int32).reshape(-1, 2)[own])
+
+
+def unseen_in(encodings: Iterable[Encoding]) -> int:
+    """Return how many tokens were cut off; what was cut off is no special token and no padding."""
+    return sum(cut.special_tokens_mask.count(0) for encoding in encodings for cut in encoding.overflowing)
 
 
 def packed(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -63,6 +63,17 @@ def drop_next(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM outbox WHERE sink = 'vectors_next'")
 
 
+def token_probe(db: sqlite3.Connection, model: int) -> bytes | None:
+    """Return what a model said of the tokens of a known text when those that are kept were made."""
+    found: bytes | None = db.execute("SELECT token_probe FROM models WHERE id = ?", (model,)).fetchone()[0]
+    return found
+
+
+def set_token_probe(db: sqlite3.Connection, model: int, codes: bytes) -> None:
+    """Say what it says of them now."""
+    db.execute("UPDATE models SET token_probe = ? WHERE id = ?", (codes, model))
+
+
 def _known(db: sqlite3.Connection, name: str, settings: str) -> Model:
     query = "INSERT INTO models (name, settings) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET settings = ?2 RETURNING id"
     return Model(int(db.execute(query, (name, settings)).fetchone()[0]), name, settings)

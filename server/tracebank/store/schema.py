@@ -289,6 +289,10 @@ MIGRATIONS: tuple[str, ...] = (
     -- What decided where the trace's texts were cut (see `chunking.cut_mark`); NULL where that is not known.
     ALTER TABLE traces ADD COLUMN cut BLOB;
     """,
+    """
+    -- What the model said of the tokens of a known text when its token_vectors were made; NULL where that is not known.
+    ALTER TABLE models ADD COLUMN token_probe BLOB;
+    """,
 )
 
 

@@ -149,6 +149,11 @@ def put_tokens(db: sqlite3.Connection, model: int, codes: Mapping[bytes, NDArray
     )
 
 
+def drop_tokens(db: sqlite3.Connection, model: int) -> int:
+    """Forget all token vectors of a model. Returns of how many texts."""
+    return db.execute("DELETE FROM token_vectors WHERE model = ?", (model,)).rowcount
+
+
 def with_tokens(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> set[bytes]:
     """Return those of the hashes whose tokens are kept."""
     return {
