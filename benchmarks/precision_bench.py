@@ -1,5 +1,8 @@
 """What int8 costs: nDCG@10, recall@5 and recall@10 of the whole of retrieval in each precision, on data of your own.
 
+Where torch sees an accelerator two rows more: all on it, in half precision, and (auto) what the engine does, documents on it and
+questions on the processor. Beside the figures, how long embedding and indexing took.
+
     python benchmarks/precision_bench.py TRACES.jsonl QUESTIONS.jsonl [TRACES.jsonl QUESTIONS.jsonl …]
 
 The files are those of `retrieval_ablation.py`. Each precision has an engine and a directory of its own; `--models` names the
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,27 +23,39 @@ from retrieval_ablation import figures, fill
 from tracebank.engine import Engine
 from tracebank.settings import load_settings
 
-PRECISIONS = ("fp32", "int8")
+PROCESSOR = ("fp32", "int8")
 
 
-async def row(precision: str, files: Sequence[Path], models: Path | None) -> list[float]:
-    """Return the figures of one precision. Raises: ModelLoadError where the model has none of it."""
-    wanted = {"engine": "onnx", "precision": precision, **({"cache_dir": str(models)} if models else {})}
+def accelerators() -> list[str]:
+    """Return the devices to be measured where torch sees more than the processor."""
+    import torch
+
+    there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
+    return [there, "auto"] if there else []
+
+
+async def row(precision: str, files: Sequence[Path], models: Path | None) -> tuple[list[float], float]:
+    """Return the figures of one precision, and the seconds of the import. Raises: ModelLoadError where the model has none of it."""
+    wanted = {"engine": "onnx", "device": "cpu", "precision": precision} if precision in PROCESSOR else {"device": precision}
+    wanted |= {"cache_dir": str(models)} if models else {}
     with tempfile.TemporaryDirectory(prefix="tracebank-precision-", ignore_cleanup_errors=True) as home:
         async with Engine.open(load_settings(Path(home), embedding=wanted)) as engine:
             await engine.embedding.loaded()
+            started = time.perf_counter()
             await fill(engine, files[::2])
-            return await figures(engine, files)
+            taken_s = time.perf_counter() - started
+            return await figures(engine, files), taken_s
 
 
 async def main(files: Sequence[Path], models: Path | None) -> None:
     """Print a row for each precision, and the difference."""
-    print("| | nDCG@10 | recall@5 | recall@10 |\n|---|---|---|---|")
-    found: list[list[float]] = []
-    for precision in PRECISIONS:
-        found.append(await row(precision, files, models))
-        print(f"| {precision} | {' | '.join(f'{figure:.4f}' for figure in found[-1])} |", flush=True)
-    print(f"| difference | {' | '.join(f'{other - one:+.4f}' for one, other in zip(*found, strict=True))} |")
+    print("| | nDCG@10 | recall@5 | recall@10 | import, s |\n|---|---|---|---|---|")
+    first: list[float] = []
+    for precision in (*PROCESSOR, *accelerators()):
+        found, taken_s = await row(precision, files, models)
+        print(f"| {precision} | {' | '.join(f'{figure:.4f}' for figure in found)} | {taken_s:.0f} |", flush=True)
+        first = first or found
+        print(f"| … less fp32 | {' | '.join(f'{one - other:+.4f}' for one, other in zip(found, first, strict=True))} | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`tracebank bench embedding`: what the model does on this machine, each engine in a process of its own.
 
-python -m tracebank.bench ENGINE full|quick|prepare     one engine (torch, fp32, int8), as a line of JSON
+python -m tracebank.bench ENGINE full|quick|prepare     one engine (torch, fp32, int8, cuda, mps, auto), as a line of JSON
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 from tracebank.errors import EngineError, TracebankError
 from tracebank.metrics import Metrics, percentile
 
+# On the processor. Where torch sees an accelerator, all on it comes next, and then what the engine does: questions here, documents there.
 ENGINES = ("torch", "fp32", "int8")
+AUTO = "auto"
 WORDS = (12, 60, 150)
 BATCH = 32
 CALLERS = 32
@@ -39,9 +41,10 @@ class Sizes:
     single: int = 60
     batched: int = 192
     concurrent: tuple[int, ...] = (100, 500, 1_000)
+    many: int = 512
 
 
-SIZES = {"full": Sizes(), "quick": Sizes(single=5, batched=16, concurrent=(32,)), "prepare": None}
+SIZES = {"full": Sizes(), "quick": Sizes(single=5, batched=16, concurrent=(32,), many=32), "prepare": None}
 
 
 def texts_of(words: int, count: int, chance: random.Random) -> list[str]:
@@ -52,9 +55,9 @@ def texts_of(words: int, count: int, chance: random.Random) -> list[str]:
 def compare(sizes: str, progress: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure every engine, one after the other. Raises: EngineError where one cannot be measured."""
     progress("export")
-    _in_child("int8", "prepare")
+    accelerator = json.loads(_in_child("int8", "prepare"))["accelerator"]
     rows = []
-    for engine in ENGINES:
+    for engine in (*ENGINES, *((accelerator, AUTO) if accelerator else ())):
         progress(engine)
         rows.append(json.loads(_in_child(engine, sizes)))
     return rows
@@ -69,26 +72,33 @@ def _in_child(engine: str, sizes: str) -> str:
 
 
 async def measure(engine: str, sizes: Sizes | None) -> dict[str, Any]:
-    """Load one engine with the model of the settings, and measure it; without sizes only load it, which exports it.
+    """Load one engine with the model of the settings, and measure it; without sizes only export it, and tell of an accelerator.
 
     Raises: ModelLoadError, SettingsError.
     """
     from tracebank import memory
     from tracebank.embedding import EmbeddingService, load_model
+    from tracebank.embedding.accelerated import AcceleratedModel
+    from tracebank.embedding.exported import origin_of, read_about
     from tracebank.settings import load_settings
 
     memory.share_one_arena()
     settings = load_settings()
-    wanted = {"engine": "torch"} if engine == "torch" else {"engine": "onnx", "precision": engine}
-    model_settings = settings.embedding.model_copy(update=wanted)
+    model_settings = settings.embedding.model_copy(update=_wanted(engine))
     started = time.perf_counter()
     model = load_model(model_settings, settings.models_dir)
     load_s, loaded_mb = time.perf_counter() - started, _peak_mb()
     if sizes is None:
-        return {"engine": engine, "load_s": round(load_s, 2)}
+        origin = origin_of(model_settings.model, model_settings.revision)
+        about = read_about(settings.models_dir / origin.directory_name, origin)
+        return {"accelerator": about.accelerator if about else ""}
     service = EmbeddingService(lambda: model, name="", cache_bytes=0, metrics=Metrics(), clock=time.monotonic)
     service.start()
     await service.loaded()
+    if isinstance(model, AcceleratedModel):
+        model.fetch()
+        if model.accelerator is not None:
+            await asyncio.to_thread(model.accelerator.settled.wait)
 
     async def library(texts: Sequence[str]) -> Any:
         return model.encode(texts)
@@ -102,11 +112,21 @@ async def measure(engine: str, sizes: Sizes | None) -> dict[str, Any]:
         "single": {words: _single(model.encode, texts_of(words, sizes.single, chance)) for words in WORDS},
         "batch_ms": {words: await _batched(embed, texts_of(words, sizes.batched, chance)) for words in WORDS},
         "concurrent": [await _concurrent(service, count, chance) for count in sizes.concurrent],
+        "many": {"texts": sizes.many, "ms": await _many(embed, sizes.many, chance)},
         "beside_import": await _beside_import(service, sizes.single, chance),
         "peak_mb": {"loaded": loaded_mb, "after": _peak_mb()},
     }
     await service.close()
     return row
+
+
+def _wanted(engine: str) -> dict[str, str]:
+    """Return the settings of `[embedding]` that give this engine."""
+    if engine == AUTO:
+        return {"engine": "onnx", "device": "auto"}
+    if engine not in ENGINES:
+        return {"engine": "torch", "device": engine}
+    return {"device": "cpu", **({"engine": "torch"} if engine == "torch" else {"engine": "onnx", "precision": engine})}
 
 
 Encode = Callable[[Sequence[str]], Any]
@@ -124,6 +144,14 @@ async def _batched(embed: Callable[[Sequence[str]], Awaitable[Any]], texts: Sequ
     for i in range(0, len(texts), BATCH):
         await embed(texts[i : i + BATCH])
     return round((time.perf_counter() - started) * 1e3 / len(texts), 2)
+
+
+async def _many(embed: Callable[[Sequence[str]], Awaitable[Any]], count: int, chance: random.Random) -> float:
+    """Return milliseconds a text of 80 words, the length of a chunk, in one call."""
+    texts = texts_of(80, count, chance)
+    started = time.perf_counter()
+    await embed(texts)
+    return round((time.perf_counter() - started) * 1e3 / count, 2)
 
 
 async def _concurrent(service: Any, count: int, chance: random.Random) -> dict[str, float]:

@@ -49,7 +49,7 @@ class EmbeddingSettings(_Section):
 
     model: str = Field("", description="sentence-transformers model name or path; empty: the bundled all-MiniLM-L6-v2")
     revision: str = Field("", description="branch, tag or commit of a model on the hub; empty: its newest")
-    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    device: str = Field("auto", description="auto (questions on the processor, many documents on an accelerator), cpu, cuda, mps")
     engine: Literal["auto", "onnx", "torch"] = Field("auto", description="ONNX Runtime where the model can be exported, else torch")
     precision: Literal["auto", "int8", "fp32"] = Field("auto", description="auto: int8 where its vectors passed a check, else fp32")
     cache_dir: str = Field("", description="where exported models are kept; empty: models/ in the data directory")

@@ -95,6 +95,7 @@ async def bench(
         )
     for words in rows[0]["batch_ms"]:
         table.add_row(f"{words} words, in batches of 32, ms each", *(str(row["batch_ms"][words]) for row in rows))
+    table.add_row(f"{rows[0]['many']['texts']} texts of 80 words in one call, ms each", *(str(row["many"]["ms"]) for row in rows))
     for i, first in enumerate(rows[0]["concurrent"]):
         each = ("{one_call_ms} / {callers_ms}".format(**row["concurrent"][i]) for row in rows)
         table.add_row(f"{first['texts']} texts of 12 words, one call / 32 callers, ms each", *each)

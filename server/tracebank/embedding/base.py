@@ -52,3 +52,44 @@ class EmbeddingModel(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return float32 [len(texts), dim], rows of length 1. Raises: EmbeddingError."""
+
+
+class WrappedModel:
+    """Another model, in everything that a subclass does not say otherwise."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self._model = model
+
+    @property
+    def name(self) -> str:
+        """Return what tells its vectors from any other's."""
+        return self._model.name
+
+    @property
+    def dim(self) -> int:
+        """Return the length of a vector."""
+        return self._model.dim
+
+    @property
+    def prompts(self) -> Prompts:
+        """Return what goes before a text."""
+        return self._model.prompts
+
+    @property
+    def batch_tokens(self) -> int:
+        """Return how many tokens it computes at a time at its best."""
+        return self._model.batch_tokens
+
+    @property
+    def concurrency(self) -> int:
+        """Return how many batches it can compute at a time."""
+        return self._model.concurrency
+
+    @property
+    def unseen_tokens(self) -> int:
+        """Return how many tokens were beyond what it can see."""
+        return self._model.unseen_tokens
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Return unit vectors [len(texts), dim]. Raises: EmbeddingError."""
+        return self._model.encode(texts)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 # English has about 4 bytes a token, Chinese 3; only the shape of a batch depends on it, never a result.
 BYTES_PER_TOKEN = 4
 SPECIAL_TOKENS = 2
-MAX_BATCH_TEXTS = 64
+# Reached on an accelerator only: so many short texts are half of its tokens.
+MAX_BATCH_TEXTS = 512
 
 
 def estimated_tokens(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Which engine runs the model: an export on ONNX Runtime where there can be one, else torch."""
+"""Which engine runs the model: an export on ONNX Runtime where there can be one, with an accelerator beside it, else torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+from tracebank.embedding.accelerated import AcceleratedModel
+from tracebank.embedding.accelerator import Accelerator
 from tracebank.embedding.base import EmbeddingModel
 from tracebank.embedding.exported import Export, Origin, origin_of, read_about
 from tracebank.embedding.matryoshka import shortened
 from tracebank.embedding.prompts import choose_prompts
 from tracebank.embedding.sentence import SentenceTransformerModel, identity
+from tracebank.embedding.token_vectors import TokenEncoder
 from tracebank.embedding.tokenwise import with_tokens
 from tracebank.errors import DataDirError, ModelLoadError
 from tracebank.locking import FileLock
@@ -56,11 +59,15 @@ def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | 
     # Torch would say so, too, after the seconds that it takes to import.
     if Path(settings.model).is_absolute() and not Path(settings.model).is_dir():
         raise ModelLoadError(f"the embedding model {settings.model} could not be loaded: there is no such directory")
-    loaded = _load_whole(settings, directory, export or export_in_child)
-    return shortened(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
+    loaded, accelerator = _load_whole(settings, directory, export or export_in_child)
+    model = shortened(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
+    if accelerator and isinstance(model, TokenEncoder):
+        return AcceleratedModel(model, model, partial(Accelerator, settings.model, settings.revision, accelerator))
+    return model
 
 
-def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) -> EmbeddingModel:
+def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) -> tuple[EmbeddingModel, str]:
+    """Return the model, and the accelerator that is to help it; empty where there is none, or the model is on it."""
     name = vectors_name(settings)
 
     def on_torch() -> EmbeddingModel:
@@ -71,7 +78,7 @@ def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) 
         )
 
     if settings.engine == "torch" or (settings.engine == "auto" and settings.device not in ("auto", "cpu")):
-        return on_torch()
+        return on_torch(), ""
     try:
         return _load_exported(settings, name, directory, export)
     except (ModelLoadError, DataDirError, OSError, _TorchIsBetter) as error:
@@ -80,14 +87,14 @@ def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) 
         loaded = on_torch()
         # Only now: a model that torch cannot load either is one fault, not two.
         log.log(logging.INFO if isinstance(error, _TorchIsBetter) else logging.WARNING, "the model runs on torch: %s", error)
-        return loaded
+        return loaded, ""
 
 
 class _TorchIsBetter(Exception):
     """The export says so itself."""
 
 
-def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, export: ExportTo) -> EmbeddingModel:
+def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, export: ExportTo) -> tuple[EmbeddingModel, str]:
     origin = origin_of(settings.model, settings.revision)
     target = directory / origin.directory_name
     about = read_about(target, origin)
@@ -99,11 +106,9 @@ def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, expo
     return _open(target, _exported(settings, origin, target, export, stale=about is not None), name, settings)
 
 
-def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> EmbeddingModel:
+def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> tuple[EmbeddingModel, str]:
     if about.refused:
         raise _TorchIsBetter(about.refused)
-    if about.accelerator and settings.device == "auto":
-        raise _TorchIsBetter(f"it sees {about.accelerator}")
     from tracebank.embedding.onnx import OnnxModel  # 60 MB, not needed on torch
 
     small = settings.precision != "fp32"
@@ -111,7 +116,8 @@ def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -
         log.info("int8 has not passed its check: fp32 is used")
     precision = "int8" if small and "int8" in about.cosine else "fp32"
     prompts = choose_prompts(settings, about.prompts, about.default_prompt_name)
-    return OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
+    model = OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
+    return model, about.accelerator if settings.device == "auto" else ""
 
 
 def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export: ExportTo, *, stale: bool) -> Export:

@@ -21,7 +21,7 @@ from tracebank.caching import LruCache
 from tracebank.embedding.base import EmbeddingModel, Vectors
 from tracebank.embedding.batches import estimated_tokens, next_batch
 from tracebank.embedding.threads import thread_for_documents
-from tracebank.embedding.token_vectors import Embedded, TokenEncoder
+from tracebank.embedding.token_vectors import DocumentEncoder, Embedded, TokenEncoder, TokenVectors
 from tracebank.errors import EmbeddingError, ModelLoadError, TracebankError
 from tracebank.metrics import Metrics
 
@@ -33,6 +33,7 @@ MAX_WAITING_TEXTS = 4_096
 # What came of a batch: of each text what the model says of it, or why it says nothing.
 _Outcome = list[Embedded] | TracebankError
 _Compute = Callable[[Sequence[str]], Awaitable[_Outcome]]
+_Read = Callable[[Sequence[str]], tuple[Vectors, Sequence[TokenVectors | None]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +81,6 @@ class EmbeddingService:
         self._wakes: list[asyncio.Event] = []
         self._room = asyncio.Event()
         self._computing = CapacityLimiter(1)
-        self._max_tokens = batch_tokens
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -98,6 +98,8 @@ class EmbeddingService:
                 self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._abandon(self._failure or EmbeddingError("the engine is shutting down"))
+        if isinstance(self._model, DocumentEncoder):
+            await to_thread.run_sync(self._model.close)
 
     @property
     def ready(self) -> bool:
@@ -207,41 +209,52 @@ class EmbeddingService:
         self._metrics.observe("model_load", (time.perf_counter() - started) * 1e3)
         self._model = model
         self._settled.set()
-        self._max_tokens = self._batch_tokens or model.batch_tokens
+        await self._serve_lines(model)
+
+    async def _serve_lines(self, model: EmbeddingModel) -> None:
+        """Documents beside questions, where the model can compute two batches at a time, else behind them."""
+        read = _reading(model)
+        read_documents = model.encode_documents if isinstance(model, DocumentEncoder) else read
         loop = asyncio.get_running_loop()
 
         def at_once(texts: Sequence[str]) -> Awaitable[_Outcome]:
-            return to_thread.run_sync(_encoded, model, texts, limiter=self._computing)
+            return to_thread.run_sync(_encoded, read, texts, limiter=self._computing)
 
         def behind(texts: Sequence[str]) -> Awaitable[_Outcome]:
-            return loop.run_in_executor(apart, _encoded, model, texts)
+            return loop.run_in_executor(apart, _encoded, read_documents, texts)
+
+        def tokens() -> int:
+            return self._batch_tokens or model.batch_tokens
+
+        def documents_tokens() -> int:
+            return self._batch_tokens or (model.documents_batch_tokens if isinstance(model, DocumentEncoder) else model.batch_tokens)
 
         if model.concurrency == 1:
-            await self._work(at_once, self._questions, self._documents)
+            await self._work(at_once, tokens, self._questions, self._documents)
             return
         with thread_for_documents() as apart:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._work(at_once, self._questions))
-                group.create_task(self._work(behind, self._documents))
+                group.create_task(self._work(at_once, tokens, self._questions))
+                group.create_task(self._work(behind, documents_tokens, self._documents))
 
-    async def _work(self, compute: _Compute, *lines: dict[str, _Wanted]) -> None:
+    async def _work(self, compute: _Compute, max_tokens: Callable[[], int], *lines: dict[str, _Wanted]) -> None:
         """Serve these lines, the first before the next, until the end."""
         self._wakes.append(wake := asyncio.Event())
         while not self._closing:
-            if batch := self._next(lines):
+            if batch := self._next(lines, max_tokens()):
                 await self._serve(compute, batch)
             else:
                 wake.clear()
                 await wake.wait()
 
-    def _next(self, lines: Sequence[dict[str, _Wanted]]) -> list[_Wanted]:
+    def _next(self, lines: Sequence[dict[str, _Wanted]], max_tokens: int) -> list[_Wanted]:
         """Take the next batch out of the first line where somebody waits: texts of like length."""
         line = next((line for line in lines if line), {})
         waiting = list(islice(line.values(), SORTED_TEXTS))
         wanted = [w for w in waiting if not all(waiter.done() for waiter in w.waiters)]
         for abandoned in set(waiting) - set(wanted):
             del line[abandoned.text], self._wanted[abandoned.text]
-        batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=self._max_tokens)] if wanted else []
+        batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=max_tokens)] if wanted else []
         for taken in batch:
             del line[taken.text]
         self._room.set()
@@ -283,9 +296,14 @@ def _loaded(load: Callable[[], EmbeddingModel]) -> EmbeddingModel | TracebankErr
         return failure
 
 
-def _encoded(model: EmbeddingModel, texts: Sequence[str]) -> _Outcome:
+def _reading(model: EmbeddingModel) -> _Read:
+    """Return how a model reads texts: with their tokens, where it tells of them."""
+    return model.encode_tokens if isinstance(model, TokenEncoder) else lambda texts: (model.encode(texts), [None] * len(texts))
+
+
+def _encoded(read: _Read, texts: Sequence[str]) -> _Outcome:
     try:
-        vectors, tokens = model.encode_tokens(texts) if isinstance(model, TokenEncoder) else (model.encode(texts), [None] * len(texts))
+        vectors, tokens = read(texts)
         if len(vectors) == len(texts):
             # A copy: a row of it would keep the whole batch in the cache.
             return [Embedded(vector=vector.copy(), tokens=own) for vector, own in zip(vectors, tokens, strict=True)]

@@ -63,6 +63,21 @@ class TokenEncoder(Protocol):
         """Return what `encode` does, and of each text its tokens, without special ones. Raises: EmbeddingError."""
 
 
+@runtime_checkable
+class DocumentEncoder(Protocol):
+    """An embedding model that has another way for documents, which nobody waits for, than for questions."""
+
+    @property
+    def documents_batch_tokens(self) -> int:
+        """How many of their tokens it computes at a time at its best, now."""
+
+    def encode_documents(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
+        """Return what `encode_tokens` does. Raises: EmbeddingError."""
+
+    def close(self) -> None:
+        """Let go of that other way."""
+
+
 def tokens_of(encoding: Encoding, states: NDArray[np.floating]) -> TokenVectors:
     """Return the tokens of a text but special ones, from how it was tokenized and the projected states [tokens, TOKEN_DIM]."""
     own = np.array(encoding.special_tokens_mask) == 0  # padding is special, too

@@ -1,0 +1,106 @@
+"""The model on an accelerator, in a process of its own, which gives all its memory back when nobody has asked for a while.
+
+    python -m tracebank.embedding.accelerator_process MODEL REVISION DEVICE REST_S
+
+Texts come as a line of JSON; what it says of them goes back as a line of JSON and, as bytes, vectors (float32 [texts, dim]), codes
+(uint8 [tokens of all, width]) and spans (int32 [tokens of all, 2]). Its first line says that it is ready, {}, or why it will
+not be. It ends after REST_S seconds in which nobody asks, and when its standard input does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from tracebank.embedding.sentence import SentenceTransformerModel
+from tracebank.embedding.tokenwise import TokenwiseModel, with_tokens
+from tracebank.errors import EmbeddingError, ModelLoadError
+
+
+class _Rest:
+    """Ends the process when it has had nothing to do for a while."""
+
+    def __init__(self, rest_s: float) -> None:
+        self._rest_s, self._until = rest_s, time.monotonic() + rest_s
+        self._working = threading.Lock()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._working.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._until = time.monotonic() + self._rest_s
+        self._working.release()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(max(0.0, self._until - time.monotonic()))
+            with self._working:
+                if time.monotonic() >= self._until:
+                    os._exit(0)
+
+
+def _load(model: str, revision: str, device: str) -> TokenwiseModel:
+    loaded = with_tokens(SentenceTransformerModel.load(model, revision=revision, device=device))
+    if not isinstance(loaded, TokenwiseModel):
+        raise ModelLoadError(f"on {device} the model does not tell of tokens")
+    return loaded
+
+
+def _answer(model: TokenwiseModel, texts: Sequence[str]) -> bytes:
+    before = model.unseen_tokens
+    try:
+        vectors, tokens = model.encode_tokens(texts)
+    except EmbeddingError as error:
+        return _line({"error": str(error)})
+    about = {
+        "dim": vectors.shape[1], "width": tokens[0].codes.shape[1], "tokens": [len(own.codes) for own in tokens],
+        "unseen": model.unseen_tokens - before,
+    }  # fmt: skip
+    codes, spans = np.concatenate([own.codes for own in tokens]), np.concatenate([own.spans for own in tokens])
+    return _line(about) + vectors.tobytes() + codes.tobytes() + spans.tobytes()
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until nobody asks any more; everything else that prints goes to standard error."""
+    model, revision, device, rest_s = arguments
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    if hasattr(os, "nice"):
+        os.nice(5)  # questions are answered on the processor meanwhile
+    # Here nobody else wants the cores in the middle of a batch, and cutting into tokens takes most of its time.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "true", "TQDM_DISABLE": "1"}
+    warnings.simplefilter("ignore")
+    logging.disable()
+    try:
+        loaded = _load(model, revision, device)
+    except ModelLoadError as error:
+        answers.write(_line({"error": str(error)}))
+        answers.flush()
+        return 1
+    answers.write(_line({}))
+    answers.flush()
+    rest = _Rest(float(rest_s))
+    for line in sys.stdin.buffer:
+        with rest:
+            answers.write(_answer(loaded, json.loads(line)))
+            answers.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    # Threads of the libraries need not be waited for.
+    os._exit(code)
