@@ -90,6 +90,27 @@ async def test_other_directions_are_made_again(tmp_path: Path, tokenwise: Tokenw
         assert found.page.results[0].task == TASKS[3]
 
 
+async def test_a_kill_midway_leaves_no_trace_without_tokens(tmp_path: Path, tokenwise: Tokenwise, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the next start finds the directions of before."""
+    before = await filled(tmp_path)
+    directions = tokenwise.directions
+    tokenwise.directions = np.ascontiguousarray(directions[::-1])
+    with monkeypatch.context() as patched:
+
+        def die(*_: Any) -> None:
+            raise OSError("killed")
+
+        patched.setattr("tracebank.token_basis.vectors.any_kept", die)
+        async with Engine.open(settings_of(tmp_path)) as engine:
+            await engine.warm.wait()
+            assert not engine.retriever.deep
+            assert await kept(engine) == {}
+    tokenwise.directions = directions
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await settled(engine)
+        assert await kept(engine) == before
+
+
 async def test_questions_are_not_compared_in_directions_of_before(tmp_path: Path, tokenwise: Tokenwise) -> None:
     """Their vectors survive a restart, with those of their tokens."""
     async with Engine.open(settings_of(tmp_path)) as engine:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 PROBE = "The build failed because the lock file was stale; deleting it and installing again solved it."
 # int8 and full precision agree at .97 on average, processors that quantise otherwise at .95 and more; other directions at 0.
 LEAST_COSINE = 0.9
+DROPPED_AT_ONCE = 5_000
 
 
 async def settle_tokens(store: Store, meaning: Meaning, sink: Sink) -> bool:
@@ -33,26 +34,30 @@ async def settle_tokens(store: Store, meaning: Meaning, sink: Sink) -> bool:
         return False
     tokens = (await meaning.embedding.read_chunks([PROBE]))[0].tokens
     assert tokens is not None
-    codes = tokens.codes
+    codes, model = tokens.codes, meaning.model_id
+    known = await store.read(lambda db: models.token_probe(db, model))
+    if known is not None and _alike(known, codes):
+        return False
+    # In parts, between which others write. Killed anywhere, it begins again.
+    await store.write(lambda db: models.set_token_probe(db, model, None))
+    while await store.write(lambda db: vectors.drop_tokens(db, model, limit=DROPPED_AT_ONCE)):
+        pass
 
     def settle(db: sqlite3.Connection) -> bool:
-        known = models.token_probe(db, meaning.model_id)
-        same = known is not None and len(known) == codes.nbytes and _alike(np.frombuffer(known, np.uint8).reshape(codes.shape), codes)
-        if same:
-            return False
-        models.set_token_probe(db, meaning.model_id, codes.tobytes())
-        if not vectors.drop_tokens(db, meaning.model_id):
-            return False
-        outbox.fill(db, sink)
-        return True
+        models.set_token_probe(db, model, codes.tobytes())
+        if again := vectors.any_kept(db, model):
+            outbox.fill(db, sink)
+        return again
 
-    changed = await store.write(settle)
-    if changed:
+    if again := await store.write(settle):
         # Questions are kept with theirs.
         meaning.embedding.cache.clear()
         log.warning("%s tells of tokens in other directions than before: they are computed again", meaning.embedding.name)
-    return changed
+    return again
 
 
-def _alike(known: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], now: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:
-    return float(np.mean(np.sum(unpacked(known) * unpacked(now), axis=1))) >= LEAST_COSINE
+def _alike(known: bytes, codes: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:
+    if len(known) != codes.nbytes:
+        return False
+    before = np.frombuffer(known, np.uint8).reshape(codes.shape)
+    return float(np.mean(np.sum(unpacked(before) * unpacked(codes), axis=1))) >= LEAST_COSINE

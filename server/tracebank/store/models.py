@@ -69,8 +69,8 @@ def token_probe(db: sqlite3.Connection, model: int) -> bytes | None:
     return found
 
 
-def set_token_probe(db: sqlite3.Connection, model: int, codes: bytes) -> None:
-    """Say what it says of them now."""
+def set_token_probe(db: sqlite3.Connection, model: int, codes: bytes | None) -> None:
+    """Say what it says of them now; None: what is kept is of different directions, or not all there."""
     db.execute("UPDATE models SET token_probe = ? WHERE id = ?", (codes, model))
 
 

@@ -149,9 +149,15 @@ def put_tokens(db: sqlite3.Connection, model: int, codes: Mapping[bytes, NDArray
     )
 
 
-def drop_tokens(db: sqlite3.Connection, model: int) -> int:
-    """Forget all token vectors of a model. Returns of how many texts."""
-    return db.execute("DELETE FROM token_vectors WHERE model = ?", (model,)).rowcount
+def drop_tokens(db: sqlite3.Connection, model: int, *, limit: int) -> int:
+    """Forget token vectors of a model, of at most so many texts. Returns of how many."""
+    some = "SELECT rowid FROM token_vectors WHERE model = ? LIMIT ?"
+    return db.execute(f"DELETE FROM token_vectors WHERE rowid IN ({some})", (model, limit)).rowcount
+
+
+def any_kept(db: sqlite3.Connection, model: int) -> bool:
+    """Return whether any vector of a model is kept."""
+    return db.execute("SELECT 1 FROM embeddings WHERE model = ? LIMIT 1", (model,)).fetchone() is not None
 
 
 def with_tokens(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> set[bytes]:
