@@ -225,7 +225,8 @@ async def test_true_is_no_number_in_a_store_of_before_either(tmp_path: Path) -> 
     a, b = await put(store, trace("a", metadata={"merged": True}), trace("b", metadata={"merged": 1}))
     # As it was.
     await store.write(lambda db: db.execute("UPDATE labels SET value = 1 WHERE key = 'merged'"))
-    await store.write(lambda db: db.execute("ALTER TABLE traces DROP COLUMN cut"))
+    for table, since in (("traces", "cut"), ("models", "token_probe")):
+        await store.write(lambda db, table=table, since=since: db.execute(f"ALTER TABLE {table} DROP COLUMN {since}"))
     await store.write(lambda db: db.execute(f"PRAGMA user_version = {LABELS_TOLD_APART - 1}"))
     store.close()
     store = Store.open(path)
