@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from samples import TinyModel, settings_of, settled, tiny_vector
+from samples import WAIT_S, TinyModel, settings_of, settled, tiny_vector
 
-from tracebank.embedding import TokenVectors, Vectors, packed
+from tracebank.embedding import PROBE, TokenVectors, Vectors, packed
 from tracebank.engine import Engine
-from tracebank.token_basis import PROBE
+from tracebank.store import outbox
+from tracebank.work import load_work
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +112,39 @@ async def test_a_kill_midway_leaves_no_trace_without_tokens(tmp_path: Path, toke
     async with Engine.open(settings_of(tmp_path)) as engine:
         await settled(engine)
         assert await kept(engine) == before
+
+
+async def test_what_is_forgotten_while_the_model_loads_goes_from_the_index(tmp_path: Path, tokenwise: Tokenwise, load_with: Any) -> None:
+    """What had to go before is not forgotten over what has to be made again."""
+    await filled(tmp_path)
+    tokenwise.directions = np.ascontiguousarray(tokenwise.directions[::-1])
+    gate = threading.Event()
+    load_with(lambda: tokenwise if gate.wait(WAIT_S) else None)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        chosen = "SELECT id FROM traces WHERE task = ?"
+        assert await engine.forget(lambda db: [row for (row,) in db.execute(chosen, (TASKS[2],))]) == 1
+        gate.set()
+        await settled(engine)
+        assert engine.vectors is not None
+        assert engine.vectors.count(engine.spaces["default"]) == len(TASKS) - 1
+        assert len(await kept(engine)) == len(TASKS) - 1
+
+
+async def test_texts_without_tokens_count_as_texts_to_be_embedded(tmp_path: Path, tokenwise: Tokenwise) -> None:
+    """Their batches are as small as those of new texts."""
+    await filled(tmp_path)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await settled(engine)
+
+        def batch(db: sqlite3.Connection) -> int:
+            db.execute("DELETE FROM token_vectors")
+            outbox.again(db, "vectors")
+            entries = outbox.due(db, "vectors", limit=100)
+            [work] = load_work(db, entries, max_chunks=2, model=1, tokens=True)
+            outbox.clear(db, [entry.seq for entry in entries])
+            return len(work.entries)
+
+        assert await engine.store.write(batch) == 2
 
 
 async def test_questions_are_not_compared_in_directions_of_before(tmp_path: Path, tokenwise: Tokenwise) -> None:

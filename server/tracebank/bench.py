@@ -99,6 +99,9 @@ async def measure(engine: str, sizes: Sizes | None) -> dict[str, Any]:
         model.fetch()
         if model.accelerator is not None:
             await asyncio.to_thread(model.accelerator.settled.wait)
+        await service.embed_chunks(texts_of(12, BATCH, random.Random(2)))  # noqa: S311 - as below
+        if model.state != "there":
+            raise EngineError(f"the accelerator is {model.state}")
 
     async def library(texts: Sequence[str]) -> Any:
         return model.encode(texts)
@@ -123,7 +126,7 @@ async def measure(engine: str, sizes: Sizes | None) -> dict[str, Any]:
 def _wanted(engine: str) -> dict[str, str]:
     """Return the settings of `[embedding]` that give this engine."""
     if engine == AUTO:
-        return {"engine": "onnx", "device": "auto"}
+        return {"engine": "auto", "device": "auto", "precision": "auto"}
     if engine not in ENGINES:
         return {"engine": "torch", "device": engine}
     return {"device": "cpu", **({"engine": "torch"} if engine == "torch" else {"engine": "onnx", "precision": engine})}

@@ -235,6 +235,7 @@ class Indexer:
         meaning = self._meanings.get(sink)  # none for words
         load = partial(
             load_work, entries=entries, max_chunks=self._settings.batch_chunks, model=meaning.model_id if meaning else None,
+            tokens=meaning is not None and isinstance(meaning.embedding.model, TokenEncoder),
             # In small parts all of a large batch would take seconds, and what somebody waits for comes with the next one.
             known_chunks=1 if meaning and self.precedence.lately else KNOWN_CHUNKS,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from tracebank import __version__, compaction
+from tracebank.embedding import DocumentEncoder
 from tracebank.errors import IndexFaultError, InputError
 from tracebank.index import ChromaVectorIndex
 from tracebank.records import shown
@@ -98,6 +99,7 @@ async def _embedding(engine: Engine) -> dict[str, Any]:
         "dim": engine.embedding.dim,
         "embedded_texts": counters.get("embedded_texts", 0),
         "next": await _next_model(engine),
+        "accelerator": model.state if isinstance(model := engine.embedding.model, DocumentEncoder) else None,
         "unseen_tokens": engine.embedding.model.unseen_tokens if engine.embedding.model else 0,
         "vectors_from_cache": counters.get("chunk_vectors_cached", 0),
         "vectors_hit_rate": _share(counters.get("chunk_vectors_cached", 0), counters.get("chunk_vectors_missed", 0)),

@@ -12,32 +12,33 @@ import sqlite3
 
 import numpy as np
 
-from tracebank.embedding import TokenEncoder, unpacked
+from tracebank.embedding import PROBE, TokenEncoder, unpacked
 from tracebank.meaning import Meaning
 from tracebank.store import Store, models, outbox, vectors
 from tracebank.store.outbox import Sink
 
 log = logging.getLogger(__name__)
 
-PROBE = "The build failed because the lock file was stale; deleting it and installing again solved it."
 # int8 and full precision agree at .97 on average, processors that quantise otherwise at .95 and more; other directions at 0.
 LEAST_COSINE = 0.9
 DROPPED_AT_ONCE = 5_000
 
 
-async def settle_tokens(store: Store, meaning: Meaning, sink: Sink) -> bool:
+async def settle_tokens(store: Store, meaning: Meaning, sink: Sink) -> None:
     """Give up the token vectors of a model that is loaded where they are of other directions, before its sink is served.
 
-    Returns whether they were. Raises: EmbeddingError, StoreError.
+    Raises: EmbeddingError, StoreError.
     """
     if not isinstance(meaning.embedding.model, TokenEncoder):
-        return False
+        return
     tokens = (await meaning.embedding.read_chunks([PROBE]))[0].tokens
     assert tokens is not None
     codes, model = tokens.codes, meaning.model_id
     known = await store.read(lambda db: models.token_probe(db, model))
     if known is not None and _alike(known, codes):
-        return False
+        return
+    # Questions are kept with theirs.
+    meaning.embedding.cache.clear()
     # In parts, between which others write. Killed anywhere, it begins again.
     await store.write(lambda db: models.set_token_probe(db, model, None))
     while await store.write(lambda db: vectors.drop_tokens(db, model, limit=DROPPED_AT_ONCE)):
@@ -45,15 +46,14 @@ async def settle_tokens(store: Store, meaning: Meaning, sink: Sink) -> bool:
 
     def settle(db: sqlite3.Connection) -> bool:
         models.set_token_probe(db, model, codes.tobytes())
-        if again := vectors.any_kept(db, model):
-            outbox.fill(db, sink)
-        return again
+        if to_do := vectors.any_kept(db, model):
+            outbox.again(db, sink)
+        return to_do
 
-    if again := await store.write(settle):
-        # Questions are kept with theirs.
-        meaning.embedding.cache.clear()
-        log.warning("%s tells of tokens in other directions than before: they are computed again", meaning.embedding.name)
-    return again
+    if await store.write(settle):
+        log.warning(
+            "the directions of the token vectors of %s have changed, or are not known: all are computed again", meaning.embedding.name
+        )
 
 
 def _alike(known: bytes, codes: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:

@@ -96,14 +96,21 @@ def part_text(stored: StoredTrace, part: str, item: int) -> str:
 
 
 def load_work(
-    db: sqlite3.Connection, entries: Sequence[Entry], *, max_chunks: int, model: int | None = None, known_chunks: int = KNOWN_CHUNKS
+    db: sqlite3.Connection,
+    entries: Sequence[Entry],
+    *,
+    max_chunks: int,
+    model: int | None = None,
+    tokens: bool = False,
+    known_chunks: int = KNOWN_CHUNKS,
 ) -> list[Work]:
     """Return the first entries, at most a batch of chunks and at least one trace, by namespace.
 
-    Of chunks that need no embedding, because there is no `model` or because their vectors are kept, `known_chunks` count as one: to
+    Of chunks that need no embedding, because there is no `model` or because their vectors (with `tokens` those of their tokens, too)
+    are kept, `known_chunks` count as one: to
     write one takes less than a tenth of what embedding takes, and a commit of the index as long for one as for hundreds.
     """
-    chunks = vectors.counts(db, [e.row for e in entries], model)
+    chunks = vectors.counts(db, [e.row for e in entries], model, tokens=tokens)
     taken: list[Entry] = []
     cost = 0.0
     for entry in entries:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +20,8 @@ import numpy as np
 import pytest
 from samples import WAIT_S, bag_of_words, exported_models
 
-from tracebank.embedding import EmbeddingModel, EmbeddingService, TokenEncoder, TokenVectors, Vectors, load_model, unpacked
-from tracebank.embedding.accelerated import PAUSE_S, AcceleratedModel
+from tracebank.embedding import PROBE, EmbeddingModel, EmbeddingService, TokenEncoder, TokenVectors, Vectors, load_model, unpacked
+from tracebank.embedding.accelerated import RUSH_S, AcceleratedModel
 from tracebank.embedding.accelerator import Accelerator, AcceleratorGone
 from tracebank.embedding.exported import origin_of, read_about, write_about
 from tracebank.embedding.sentence import ACCELERATOR_BATCH_TOKENS
@@ -47,8 +54,9 @@ def accelerator() -> Iterator[Accelerator]:
 
 @pytest.fixture(autouse=True)
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four documents are a rush."""
+    """Four documents are a rush, and worth it."""
     monkeypatch.setattr("tracebank.embedding.accelerated.RUSH_TEXTS", 3)
+    monkeypatch.setattr("tracebank.embedding.accelerated.WORTH_TEXTS", 2)
 
 
 class Clock:
@@ -104,6 +112,7 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
         with pytest.raises(AcceleratorGone, match=r"does not tell of tokens|could not be loaded") as told:
             gone.encode_tokens(["a"])
         assert told.value.failed
+        gone.close()
 
 
 def test_it_comes_for_many_documents_without_a_pause_and_goes_again() -> None:
@@ -118,21 +127,25 @@ def test_it_comes_for_many_documents_without_a_pause_and_goes_again() -> None:
     model = accelerated(begin, clock)
     for _ in range(2):
         model.encode_documents(["one", "two"])
-        clock.now += PAUSE_S
-    assert (begun, model.documents_batch_tokens) == ([], model.batch_tokens)
+        clock.now += RUSH_S + 1
+    assert (begun, model.documents_batch_tokens, model.state) == ([], model.batch_tokens, "away")
     for _ in range(2):
         model.encode_documents(["one", "two"])
     assert len(begun) == 1
-    assert settled(begun[0])._process.wait(WAIT_S) == 0
+    assert settled(begun[0]).ended.wait(WAIT_S)
+    assert (begun[0]._process.returncode, model.state) == (0, "away")
     assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
-    clock.now += PAUSE_S
+    clock.now += RUSH_S + 1
     rush(model)
     assert len(begun) == 2
+    assert model.state == "coming"
     settled(begun[1])
-    assert model.documents_batch_tokens == ACCELERATOR_BATCH_TOKENS
+    assert (model.documents_batch_tokens, model.state) == (ACCELERATOR_BATCH_TOKENS, "there")
     before = model.unseen_tokens
     assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
     assert model.unseen_tokens > before == model._model.unseen_tokens
+    model.encode_documents(["one alone that no model sees to its end " * 100])
+    assert model._model.unseen_tokens > before  # not worth the way
     model.close()
 
 
@@ -155,7 +168,74 @@ def test_one_that_fails_costs_no_document_and_is_not_tried_again(harm: str) -> N
         assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
         rush(model)
     assert len(begun) <= 1
+    assert model.state.startswith("not used: ")
     model.close()
+
+
+@pytest.mark.parametrize("harm", ["it fails", "it says something else"])
+def test_one_that_is_out_of_order_costs_no_document(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
+    """It is let go, and the processor embeds what it was asked for."""
+    encode = accelerator.encode_tokens
+
+    def spoiled(texts: Sequence[str]) -> Any:
+        if harm == "it fails" and texts != [PROBE]:
+            raise EmbeddingError("CUDA error: an illegal memory access was encountered")
+        vectors, tokens, unseen = encode(texts)
+        return (vectors if harm == "it fails" else -vectors), tokens, unseen
+
+    closed: list[bool] = []
+    monkeypatch.setattr(accelerator, "encode_tokens", spoiled)
+    monkeypatch.setattr(accelerator, "close", lambda: closed.append(True))
+    model = accelerated(lambda: accelerator)
+    rush(model)
+    assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
+    assert closed == [True]
+    assert ("CUDA error" if harm == "it fails" else "something else") in model.state
+
+
+def test_a_text_that_fails_everywhere_is_not_its_fault(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accelerator stays."""
+    monkeypatch.setattr(accelerator, "close", lambda: None)
+    model = accelerated(lambda: accelerator)
+    rush(model)
+    with pytest.raises(EmbeddingError):
+        model.encode_documents(["fine", "\ud800"])
+    assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
+    assert (model.state, model._unseen_there > 0) == ("there", True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="a process cannot be stopped here")
+@pytest.mark.parametrize("way", ["it takes too long", "the engine closes"])
+def test_one_that_hangs_keeps_nobody(way: str) -> None:
+    """Documents go on here, and the engine can close."""
+    model = accelerated(lambda: CPU(answer_timeout_s=1.0 if way == "it takes too long" else 600.0))
+    rush(model)
+    assert model.accelerator is not None
+    process = settled(model.accelerator)._process
+    model.encode_documents(TEXTS)
+    os.kill(process.pid, signal.SIGSTOP)
+    if way == "it takes too long":
+        assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
+        assert "status" in model.state
+        return
+    with ThreadPoolExecutor(1) as documents:
+        asked = documents.submit(model.encode_documents, TEXTS)
+        model.close()
+        with pytest.raises(EmbeddingError, match="shutting down"):
+            asked.result(WAIT_S)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the end of a process that is not a child cannot be waited for here")
+def test_it_ends_with_who_began_it() -> None:
+    """However that one ended."""
+    begin = "import os; from tracebank.embedding.accelerator import Accelerator; print(Accelerator('', '', 'cpu')._process.pid, flush=True)"
+    command = [sys.executable, "-c", f"{begin}; os._exit(1)"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=False)
+    child = int(done.stdout)
+    with suppress(ProcessLookupError):  # it has gone already
+        descriptor = os.pidfd_open(child)
+        assert select.select([descriptor], [], [], WAIT_S)[0]
+        os.close(descriptor)
 
 
 @pytest.mark.anyio
@@ -178,7 +258,7 @@ async def test_questions_stay_here(accelerator: Accelerator, monkeypatch: pytest
     documents = [f"case {i} of the upload" for i in range(300)]
     assert len(await service.read_chunks(documents)) == len(documents)
     assert len(await service.read_questions(["which case?"])) == 1
-    assert sorted(there) == sorted(documents)
+    assert sorted(there) == sorted([PROBE, *documents])
     assert metrics.latencies()["embed_batch"]["count"] <= 3  # the first text may go alone, before the others are there
     await service.close()
 

@@ -2,12 +2,13 @@
 
 from tracebank.embedding.base import EmbeddingModel, Prompts, Vectors
 from tracebank.embedding.cross_encoder import CrossEncoderModel
+from tracebank.embedding.exported import PROBE
 from tracebank.embedding.loading import load_model, vectors_name
 from tracebank.embedding.service import EmbeddingService
 from tracebank.embedding.token_spans import ModelTokens
-from tracebank.embedding.token_vectors import Embedded, TokenEncoder, TokenVectors, packed, unpacked
+from tracebank.embedding.token_vectors import DocumentEncoder, Embedded, TokenEncoder, TokenVectors, packed, unpacked
 
 __all__ = [
-    "CrossEncoderModel", "Embedded", "EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts", "TokenEncoder", "TokenVectors",
-    "Vectors", "load_model", "packed", "unpacked", "vectors_name",
+    "PROBE", "CrossEncoderModel", "DocumentEncoder", "Embedded", "EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts",
+    "TokenEncoder", "TokenVectors", "Vectors", "load_model", "packed", "unpacked", "vectors_name",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Questions on the processor, and many documents on an accelerator.
 
 A question alone takes an H100 two to four times as long as its processor, and behind an import's batch ten times as long again;
-torch with CUDA takes seconds to come, and 1.7 GB. So the export answers, as everywhere, and where documents come without a
+torch with CUDA takes seconds to come, and 1.8 GB. So the export answers, as everywhere, and where documents come without a
 pause an accelerator is fetched, which goes again when they have been embedded.
 """
 
@@ -15,15 +15,24 @@ import numpy as np
 
 from tracebank.embedding.accelerator import Accelerator, AcceleratorGone
 from tracebank.embedding.base import EmbeddingModel, Vectors, WrappedModel
+from tracebank.embedding.batches import estimated_tokens
+from tracebank.embedding.exported import PROBE
 from tracebank.embedding.matryoshka import beginnings
 from tracebank.embedding.sentence import ACCELERATOR_BATCH_TOKENS
-from tracebank.embedding.token_vectors import TokenEncoder, TokenVectors
+from tracebank.embedding.token_vectors import TokenEncoder, TokenVectors, unpacked
+from tracebank.errors import EmbeddingError
 
 log = logging.getLogger(__name__)
 
-# So many documents without a pause are an import: a processor computes as many while the accelerator comes.
+# So many documents in so short a time are an import: a processor computes as many while the accelerator comes.
 RUSH_TEXTS = 1_000
-PAUSE_S = 5.0
+RUSH_S = 60.0
+# Fewer at a time are no reason to keep it.
+WORTH_TEXTS = 8
+# With what the processor says of a known text: int8 and half precision agree at .98 and more, in vectors and in tokens.
+LEAST_COSINE = 0.95
+
+Read = tuple[Vectors, list[TokenVectors]]
 
 
 class AcceleratedModel(WrappedModel):
@@ -36,8 +45,11 @@ class AcceleratedModel(WrappedModel):
         super().__init__(model)
         self._tokens, self._begin, self._clock = tokens, begin, clock
         self.accelerator: Accelerator | None = None
-        self._usable = True
-        self._rush_texts, self._last = 0, clock()
+        self._trusted = False
+        self._closed = False
+        # Why it is not used any more.
+        self.fault = ""
+        self._rush_texts, self._rush_began = 0, clock()
         self._unseen_there = 0
 
     @property
@@ -45,54 +57,96 @@ class AcceleratedModel(WrappedModel):
         """Return how many tokens were beyond what it can see, here and there."""
         return self._model.unseen_tokens + self._unseen_there
 
-    def encode_tokens(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
+    @property
+    def state(self) -> str:
+        """Return how it stands with the accelerator: away, coming, there, or why it is not used any more."""
+        if self.fault:
+            return f"not used: {self.fault}"
+        if self.accelerator is None or self.accelerator.ended.is_set():
+            return "away"
+        return "there" if self.accelerator.ready else "coming"
+
+    def encode_tokens(self, texts: Sequence[str]) -> Read:
         """Return vectors and tokens of questions. Raises: EmbeddingError."""
         return self._tokens.encode_tokens(texts)
 
     @property
     def documents_batch_tokens(self) -> int:
         """Return how many tokens of documents are computed at a time at the best."""
-        there = self.accelerator
-        return ACCELERATOR_BATCH_TOKENS if there is not None and there.settled.is_set() else self._model.batch_tokens
+        return ACCELERATOR_BATCH_TOKENS if self.accelerator is not None and self.accelerator.ready else self._model.batch_tokens
 
-    def encode_documents(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
+    def encode_documents(self, texts: Sequence[str]) -> Read:
         """Return vectors and tokens of documents. One thread at a time. Raises: EmbeddingError."""
-        now = self._clock()
-        self._rush_texts = len(texts) + (self._rush_texts if now - self._last < PAUSE_S else 0)
-        if (there := self.accelerator) is None and self._usable and self._rush_texts > RUSH_TEXTS:
-            self.fetch()
-        found = self._there(there, texts) if there is not None and there.settled.is_set() else self._here(texts)
-        self._last = self._clock()
+        fault = ""
+        try:
+            if (there := self._usable(len(texts))) is not None:
+                return self._there(there, texts)
+        except AcceleratorGone as gone:
+            self._let_go(str(gone) if gone.failed else "")
+        except EmbeddingError as error:
+            fault = str(error)
+        if self._closed:
+            raise EmbeddingError("the engine is shutting down")
+        found = self._here(texts)
+        if fault:  # of the accelerator: there is nothing wrong with these texts
+            self._let_go(fault)
         return found
 
+    def _usable(self, texts: int) -> Accelerator | None:
+        """Return the accelerator where it is to be asked; fetch it where so many documents have come."""
+        if (now := self._clock()) > self._rush_began + RUSH_S:
+            self._rush_texts, self._rush_began = 0, now
+        self._rush_texts += texts
+        there = self.accelerator
+        if there is None and self._rush_texts > RUSH_TEXTS:
+            self.fetch()
+        if there is None or not there.settled.is_set() or texts < WORTH_TEXTS:
+            return None
+        return there if self._trusts(there) else None
+
     def fetch(self) -> None:
-        """Begin the process on the accelerator."""
+        """Begin the process on the accelerator, where it has not failed."""
+        if self.fault or self._closed:
+            return
         try:
             self.accelerator = self._begin()
         except OSError as error:
-            self._give_up(str(error))
+            self._let_go(str(error))
 
-    def _there(self, accelerator: Accelerator, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
-        try:
-            vectors, tokens, unseen = accelerator.encode_tokens(texts)
-        except AcceleratorGone as gone:
-            self.accelerator = None
-            if gone.failed:
-                self._give_up(str(gone))
-            return self._here(texts)
+    def _trusts(self, accelerator: Accelerator) -> bool:
+        """Return whether it says of a known text what the processor says, once it has come."""
+        if not self._trusted:
+            (vectors, tokens, _), (own, own_tokens) = accelerator.encode_tokens([PROBE]), self._tokens.encode_tokens([PROBE])
+            cosine = float(beginnings(vectors, self.dim)[0] @ own[0])
+            words = float(np.mean(np.sum(unpacked(tokens[0].codes) * unpacked(own_tokens[0].codes), axis=1)))
+            if not min(cosine, words) >= LEAST_COSINE:
+                self._let_go(f"it says something else of a known text: cosine {cosine:.3f}, of its tokens {words:.3f}")
+                return False
+            self._trusted = True
+        return True
+
+    def _there(self, accelerator: Accelerator, texts: Sequence[str]) -> Read:
+        vectors, tokens, unseen = accelerator.encode_tokens(texts)
         self._unseen_there += unseen
         return beginnings(vectors, self.dim), tokens
 
-    def _here(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
-        # A batch for an accelerator would take too much memory; here one text after the other is as fast.
+    def _here(self, texts: Sequence[str]) -> Read:
+        if max(map(estimated_tokens, texts)) * len(texts) <= self._model.batch_tokens:
+            return self._tokens.encode_tokens(texts)
+        # A batch for an accelerator would take too much memory; one text after the other is as fast.
         parts = [self._tokens.encode_tokens([text]) for text in texts]
         return np.concatenate([vectors for vectors, _ in parts]), [own for _, tokens in parts for own in tokens]
 
-    def _give_up(self, reason: str) -> None:
-        self._usable = False
-        log.warning("the accelerator is not used any more: %s", reason)
+    def _let_go(self, fault: str) -> None:
+        there, self.accelerator, self._trusted = self.accelerator, None, False
+        if there is not None:
+            there.close()
+        if fault and not self._closed:
+            self.fault = fault
+            log.warning("the accelerator is not used any more: %s", fault)
 
     def close(self) -> None:
-        """End the process on the accelerator."""
+        """End the process on the accelerator; who waits for it hears an EmbeddingError."""
+        self._closed = True
         if self.accelerator is not None:
             self.accelerator.close()

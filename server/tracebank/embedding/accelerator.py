@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from tracebank.embedding.token_vectors import TokenVectors
 from tracebank.errors import EmbeddingError
 
 REST_S = 60.0
+# A batch takes a fraction of a second; a driver that hangs takes for ever.
+ANSWER_TIMEOUT_S = 60.0
 # What ends of itself is there to be seen a moment later.
 _LAST_WORDS_S = 5.0
 
@@ -29,70 +32,82 @@ class AcceleratorGone(Exception):
 
 
 class Accelerator:
-    """It takes seconds to come; once it is `settled` one thread at a time may ask."""
+    """It takes seconds to come; once it is `settled` one thread at a time may ask. Whoever is left with it closes it."""
 
-    def __init__(self, model: str, revision: str, device: str, *, rest_s: float = REST_S) -> None:
+    def __init__(
+        self, model: str, revision: str, device: str, *, rest_s: float = REST_S, answer_timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         """Begin the process, which ends after `rest_s` seconds in which nobody asks. Raises: OSError."""
         # -P: a file of the same name where the engine was started is not what is meant.
         command = [sys.executable, "-P", "-m", "tracebank.embedding.accelerator_process", model, revision, device, str(rest_s)]
+        # A session of its own: an interrupt at a terminal is for the engine, which ends it.
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin, self._process.stdout
-        self._fault: str | None = None
-        self.settled = threading.Event()
-        self._waiting = threading.Thread(target=self._wait, name="accelerator", daemon=True)
-        self._waiting.start()
+        self._to, self._from, self._answer_timeout_s = self._process.stdin, self._process.stdout, answer_timeout_s
+        self._fault = ""
+        # That it can be asked, or never will be; that it has ended.
+        self.settled, self.ended = threading.Event(), threading.Event()
+        self._watching = threading.Thread(target=self._watch, name="accelerator", daemon=True)
+        self._watching.start()
 
-    def _wait(self) -> None:
-        first = json.loads(self._from.readline() or b'{"error": "it said nothing"}')
-        self._fault = first.get("error")
+    def _watch(self) -> None:
+        try:
+            first = json.loads(self._from.readline())
+            self._fault = first.get("error", "")
+        except (ValueError, AttributeError):
+            self._fault = "it did not say that it is ready"
         self.settled.set()
+        self._process.wait()
+        self.ended.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be asked."""
+        return self.settled.is_set() and not self._fault and not self.ended.is_set()
 
     def encode_tokens(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors], int]:
         """Return of each text what a `TokenEncoder` does, and how many tokens were beyond what the model sees.
 
         Raises: AcceleratorGone; EmbeddingError where it says that these texts cannot be embedded.
         """
-        if self._fault is not None:
+        if self._fault:
             raise self._gone()
+        hanging = threading.Timer(self._answer_timeout_s, self._process.kill)
+        hanging.start()
         try:
             self._to.write(json.dumps(list(texts)).encode() + b"\n")
             self._to.flush()
-        except OSError as error:
+            about = json.loads(self._from.readline())
+            if "error" in about:
+                raise EmbeddingError(about["error"])
+            return (*self._read(len(texts), about), about["unseen"])
+        except (OSError, ValueError) as error:  # it has ended, or was closed meanwhile
             raise self._gone() from error
-        about = json.loads(self._from.readline() or b"null")
-        if about is None:
-            raise self._gone()
-        if "error" in about:
-            raise EmbeddingError(about["error"])
-        lengths, ends = about["tokens"], np.cumsum(about["tokens"])[:-1]
-        vectors = np.frombuffer(self._read(len(texts) * about["dim"] * 4), np.float32).reshape(len(texts), about["dim"])
-        codes = np.frombuffer(self._read(sum(lengths) * about["width"]), np.uint8).reshape(-1, about["width"])
-        spans = np.frombuffer(self._read(sum(lengths) * 8), np.int32).reshape(-1, 2)
-        tokens = [TokenVectors(codes=own, spans=at) for own, at in zip(np.split(codes, ends), np.split(spans, ends), strict=True)]
-        return vectors, tokens, about["unseen"]
+        finally:
+            hanging.cancel()
 
-    def _read(self, length: int) -> bytes:
-        if len(read := self._from.read(length)) < length:
-            raise self._gone()
-        return read
+    def _read(self, texts: int, about: dict[str, Any]) -> tuple[Vectors, list[TokenVectors]]:
+        lengths, ends = about["tokens"], np.cumsum(about["tokens"])[:-1]
+        # What is cut short has another shape: a ValueError.
+        vectors = np.frombuffer(self._from.read(texts * about["dim"] * 4), np.float32).reshape(texts, about["dim"])
+        codes = np.frombuffer(self._from.read(sum(lengths) * about["width"]), np.uint8).reshape(sum(lengths), about["width"])
+        spans = np.frombuffer(self._from.read(sum(lengths) * 8), np.int32).reshape(sum(lengths), 2)
+        return vectors, [TokenVectors(codes=own, spans=at) for own, at in zip(np.split(codes, ends), np.split(spans, ends), strict=True)]
 
     def _gone(self) -> AcceleratorGone:
-        try:
-            status = self._process.wait(_LAST_WORDS_S)
-        except subprocess.TimeoutExpired:
-            status = 1
-        self.close()
+        if not self.ended.wait(_LAST_WORDS_S):
+            self._process.kill()
+            self.ended.wait()
+        status = self._process.returncode
         return AcceleratorGone(self._fault or f"it ended with status {status}", failed=status != 0)
 
     def close(self) -> None:
-        """End the process. Repeated calls are harmless."""
+        """End the process; whoever is asking it hears that it is gone. Repeated calls are harmless."""
         self._process.kill()
-        self._process.wait()
-        self._waiting.join()
-        self._from.close()
+        self._watching.join()
         with contextlib.suppress(OSError):  # of what it did not read any more
             self._to.close()
+        self._from.close()

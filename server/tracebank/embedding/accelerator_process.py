@@ -17,10 +17,12 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
+from queue import SimpleQueue
 
 import numpy as np
 
 from tracebank.embedding.sentence import SentenceTransformerModel
+from tracebank.embedding.threads import DOCUMENTS_NICE
 from tracebank.embedding.tokenwise import TokenwiseModel, with_tokens
 from tracebank.errors import EmbeddingError, ModelLoadError
 
@@ -55,6 +57,13 @@ def _load(model: str, revision: str, device: str) -> TokenwiseModel:
     return loaded
 
 
+def _read(lines: SimpleQueue[bytes]) -> None:
+    """Take in what is asked; whoever asked has gone when there is no more, also while the model is loaded."""
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    os._exit(0)
+
+
 def _answer(model: TokenwiseModel, texts: Sequence[str]) -> bytes:
     before = model.unseen_tokens
     try:
@@ -78,12 +87,15 @@ def main(arguments: Sequence[str]) -> int:
     model, revision, device, rest_s = arguments
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    if hasattr(os, "nice"):
-        os.nice(5)  # questions are answered on the processor meanwhile
+    if sys.platform == "linux":  # elsewhere it has no thread's priority
+        # As the thread that computes documents: questions are answered on the processor meanwhile.
+        os.setpriority(os.PRIO_PROCESS, 0, max(DOCUMENTS_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     # Here nobody else wants the cores in the middle of a batch, and cutting into tokens takes most of its time.
     os.environ |= {"TOKENIZERS_PARALLELISM": "true", "TQDM_DISABLE": "1"}
     warnings.simplefilter("ignore")
     logging.disable()
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
     try:
         loaded = _load(model, revision, device)
     except ModelLoadError as error:
@@ -93,11 +105,11 @@ def main(arguments: Sequence[str]) -> int:
     answers.write(_line({}))
     answers.flush()
     rest = _Rest(float(rest_s))
-    for line in sys.stdin.buffer:
+    while True:
+        line = lines.get()
         with rest:
             answers.write(_answer(loaded, json.loads(line)))
             answers.flush()
-    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from tracebank.embedding.base import Prompts, Vectors
-from tracebank.embedding.exported import TOKENIZER_NAME, Export, Origin, file_name, origin_of, write_about
+from tracebank.embedding.exported import PROBE, TOKENIZER_NAME, Export, Origin, file_name, origin_of, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import resolve
 from tracebank.embedding.token_projection import inputs_of, projection_of
@@ -46,7 +46,6 @@ POOLINGS = ("mean", "cls", "max")
 # Processors that add products of 8 bits without saturating at 16.
 EXACT_INT8 = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
 OPSET = 17
-PROBE = "The build failed because the lock file was stale; deleting it and installing again solved it."
 SAMPLES = (
     "cache",
     "ok",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from tracebank.embedding.sentence import identity
 
+# A text whose vectors tell whether a model still does what it did.
+PROBE = "The build failed because the lock file was stale; deleting it and installing again solved it."
 ABOUT_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer.json"
 # 1: pooling and normalisation inside the graph. 2: all prompts of the model. 3: tokens. 4: their directions' signs are settled.
@@ -20,7 +23,10 @@ FORMAT = 4
 PACKAGES = ("onnx", "onnxruntime", "sentence-transformers", "torch")
 # Those that decide how int8 is computed, hence how it has to be quantised.
 CPU_FLAGS = ("asimddp", "avx2", "avx512_vnni", "avx512f", "avx_vnni", "i8mm")
-NVIDIA_DRIVER = Path("/dev/nvidia0")
+# CUDA on Linux, in WSL and on Windows; ROCm.
+DRIVERS = (
+    Path("/dev/nvidia0"), Path("/dev/dxg"), Path(os.environ.get("SYSTEMROOT", "/nowhere"), "System32", "nvcuda.dll"), Path("/dev/kfd"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +79,7 @@ def origin_of(model: str, revision: str = "") -> Origin:
         model=identity(model, revision),
         versions=tuple(f"{package} {_version(package)}" for package in PACKAGES),
         cpu=(platform.machine(), *_cpu_flags()),
-        accelerator_possible=NVIDIA_DRIVER.exists() or (sys.platform == "darwin" and platform.machine() == "arm64"),
+        accelerator_possible=any(driver.exists() for driver in DRIVERS) or (sys.platform == "darwin" and platform.machine() == "arm64"),
     )
 
 

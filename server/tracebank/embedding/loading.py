@@ -117,7 +117,9 @@ def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -
     precision = "int8" if small and "int8" in about.cosine else "fp32"
     prompts = choose_prompts(settings, about.prompts, about.default_prompt_name)
     model = OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
-    return model, about.accelerator if settings.device == "auto" else ""
+    # Half precision is not what asks for full precision, and `onnx` is not torch.
+    helped = settings.device == "auto" and settings.engine == "auto" and settings.precision != "fp32"
+    return model, about.accelerator if helped else ""
 
 
 def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export: ExportTo, *, stale: bool) -> Export:

@@ -87,7 +87,10 @@ class OnnxModel:
         return vectors, [tokens_of(encoding, states) for encoding, states in zip(encodings, tokens, strict=True)]
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        return self._tokenizer.encode_batch(list(texts))
+        try:
+            return self._tokenizer.encode_batch(list(texts))
+        except Exception as error:  # of half a surrogate, say; tokenizers raises a TypeError
+            raise EmbeddingError(f"{len(texts)} texts could not be embedded: {error}") from error
 
     def _run(self, outputs: Sequence[str], encodings: Sequence[Encoding]) -> list[Any]:
         try:

@@ -58,7 +58,7 @@ def identity(model: str, revision: str = "") -> str:
 
 
 class SentenceTransformerModel:
-    """An `EmbeddingModel` on torch; on an accelerator in half precision."""
+    """An `EmbeddingModel` on torch."""
 
     concurrency = 1
 
@@ -67,7 +67,7 @@ class SentenceTransformerModel:
         self.name, self.prompts = name, prompts
         self.dim = int(model.get_embedding_dimension() or 0)
         self.unseen_tokens = 0
-        self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
+        self.batch_tokens = ACCELERATOR_BATCH_TOKENS if self.accelerated else CPU_BATCH_TOKENS
 
     @classmethod
     def load(
@@ -85,8 +85,6 @@ class SentenceTransformerModel:
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             loaded = SentenceTransformer(path, revision=revision or None, device=None if device == "auto" else device)
-            if loaded.device.type != "cpu":
-                loaded.half()
             loaded.encode("warm up", show_progress_bar=False)
         except Exception as error:  # a model can fail in as many ways as there are models
             raise ModelLoadError(f"the embedding model {model or 'all-MiniLM-L6-v2'} could not be loaded: {error}") from error
@@ -95,6 +93,11 @@ class SentenceTransformerModel:
             name or identity(model, revision),
             choose({name: prompt or "" for name, prompt in loaded.prompts.items()}, loaded.default_prompt_name),
         )
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it is on an accelerator."""
+        return self.transformer.device.type != "cpu"
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of the texts."""

@@ -92,14 +92,14 @@ class EmbeddingService:
         """Let the batch in work finish; who still waits hears an EmbeddingError."""
         self._closing = True
         self._wake()
+        if isinstance(self._model, DocumentEncoder):
+            await to_thread.run_sync(self._model.close)  # the batch in work may hang there
         if self._task is not None:
             if not self._settled.is_set():
                 # Loading cannot be interrupted; its thread ends with the process.
                 self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._abandon(self._failure or EmbeddingError("the engine is shutting down"))
-        if isinstance(self._model, DocumentEncoder):
-            await to_thread.run_sync(self._model.close)
 
     @property
     def ready(self) -> bool:

@@ -39,10 +39,11 @@ def projection_of(transformer: Any) -> torch.Tensor:
             batch = batch.to(transformer.auto_model.device)
             told = transformer.auto_model(**{name: batch[name] for name in inputs_of(batch)}, return_dict=True)
             states.append(told.last_hidden_state[own])
-    unit = torch.nn.functional.normalize(torch.cat(states).float(), dim=1)
+    # Not on an accelerator: MPS has no eigenvectors, and the same library everywhere finds the same.
+    unit = torch.nn.functional.normalize(torch.cat(states).float().cpu(), dim=1)
     # Of the small square of it, not of the tall matrix: the same directions in a hundredth of the time.
     directions = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1)
     # A direction and its opposite serve as well: the one whose largest number is positive, so that all take the same.
     directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
     projection: torch.Tensor = directions[:, : min(TOKEN_DIM, directions.shape[1] // 2 * 2)].contiguous()
-    return projection
+    return projection.to(transformer.auto_model.device)

@@ -74,8 +74,12 @@ class DocumentEncoder(Protocol):
     def encode_documents(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
         """Return what `encode_tokens` does. Raises: EmbeddingError."""
 
+    @property
+    def state(self) -> str:
+        """How it stands with that other way, for people."""
+
     def close(self) -> None:
-        """Let go of that other way."""
+        """Let go of it; a batch that is under way there fails."""
 
 
 def tokens_of(encoding: Encoding, states: NDArray[np.floating]) -> TokenVectors:

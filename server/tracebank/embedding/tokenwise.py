@@ -24,19 +24,38 @@ LEAST_COSINE = 0.999
 
 
 def with_tokens(model: SentenceTransformerModel) -> SentenceTransformerModel:
-    """Return the model with what it says of each token; itself where it does not, or would then say something else of the text."""
-    from tracebank.embedding.token_projection import projection_of
+    """Return the model with what it says of each token; itself where it does not, or would then say something else of the text.
 
+    On an accelerator it computes in half precision from then on.
+    """
+    projection = _projection(model)
+    if model.accelerated:
+        model.transformer.half()
+    if projection is None:
+        return model
+    tokenwise = TokenwiseModel(model, projection)
     try:
-        tokenwise = TokenwiseModel(model, projection_of(model.transformer[0]))
         cosines = np.sum(tokenwise.encode_tokens(SAMPLES)[0] * model.encode(SAMPLES), axis=1)
-    except Exception as error:  # bags of words, tokenizers that do not tell where a token stands, and what is to come
+    except EmbeddingError as error:  # a tokenizer does not tell where a token stands, say
         log.info("%s does not tell of tokens: %s", model.name, error)
         return model
     if not cosines.min() >= LEAST_COSINE:
         log.info("%s reads texts in a way of its own: cosine %.4f", model.name, cosines.min())
         return model
     return tokenwise
+
+
+def _projection(model: SentenceTransformerModel) -> torch.Tensor | None:
+    from tracebank.embedding.token_projection import projection_of
+
+    if model.accelerated:
+        # In half precision it would find other directions than the export: some are nearly as large one way as the other.
+        model.transformer.float()
+    try:
+        return projection_of(model.transformer[0])
+    except Exception as error:  # bags of words, and what is to come
+        log.info("%s does not tell of tokens: %s", model.name, error)
+        return None
 
 
 class TokenwiseModel(SentenceTransformerModel):

@@ -122,11 +122,17 @@ def errors(db: sqlite3.Connection, *, limit: int = 20) -> list[tuple[str, str, s
 
 
 def fill(db: sqlite3.Connection, sink: str) -> int:
-    """Queue every trace of the store for one sink, whose index is empty. Returns how many.
+    """Queue every trace of the store for one sink, whose index is empty: nothing has to go from it. Returns how many.
 
     What waits already keeps its place: somebody may be waiting for it.
     """
     db.execute("DELETE FROM outbox WHERE sink = ? AND (error IS NOT NULL OR trace NOT IN (SELECT id FROM traces))", (sink,))
+    return again(db, sink)
+
+
+def again(db: sqlite3.Connection, sink: str) -> int:
+    """Queue every trace of the store for one sink whose index has them already. Returns how many are due with what was."""
+    db.execute("UPDATE outbox SET error = NULL WHERE sink = ? AND error IS NOT NULL", (sink,))
     db.execute(
         "INSERT OR IGNORE INTO outbox (sink, trace, namespace_id, priority) SELECT ?, id, namespace_id, ? FROM traces ORDER BY id",
         (sink, BULK),

@@ -180,11 +180,17 @@ def tokens_of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey
     }
 
 
-def counts(db: sqlite3.Connection, rows: Sequence[int], model: int | None) -> dict[int, tuple[int, int]]:
-    """Return of each trace how many chunks it has, and how many of them have no vector of the model; none without a model."""
+def counts(db: sqlite3.Connection, rows: Sequence[int], model: int | None, *, tokens: bool = False) -> dict[int, tuple[int, int]]:
+    """Return of each trace how many chunks it has, and how many of them have no vector of the model; none without a model.
+
+    With `tokens` those count, too, whose token vectors are not kept.
+    """
+    joined = "LEFT JOIN token_vectors v ON v.model = ?1 AND v.text_hash = c.text_hash " if tokens else ""
+    missing = "(e.text_hash IS NULL OR v.text_hash IS NULL)" if tokens else "e.text_hash IS NULL"
     found = db.execute(
-        "SELECT c.trace, count(*), count(*) FILTER (WHERE ?1 IS NOT NULL AND e.text_hash IS NULL) FROM json_each(?2) j "
-        "CROSS JOIN chunks c ON c.trace = j.value LEFT JOIN embeddings e ON e.model = ?1 AND e.text_hash = c.text_hash GROUP BY c.trace",
+        f"SELECT c.trace, count(*), count(*) FILTER (WHERE ?1 IS NOT NULL AND {missing}) "
+        "FROM json_each(?2) j CROSS JOIN chunks c ON c.trace = j.value "
+        f"LEFT JOIN embeddings e ON e.model = ?1 AND e.text_hash = c.text_hash {joined}GROUP BY c.trace",
         (model, json.dumps(list(rows))),
     )
     return {row: (every, missing) for row, every, missing in found}
