@@ -166,6 +166,8 @@ FILTERS = {
     "nearly all": Filters(tags=("common",), since_ms=3),
     "combined": Filters(outcomes=(Outcome.PARTIAL,), tags=("common",), since_ms=20, until_ms=200),
 }
+# Which are equal to Python.
+APPROVED: list[tuple[str, Any]] = [("true", True), ("one", 1)]
 QUESTIONS = ["kiwiberry plum", "figstone figwood oatfield rye", " ".join(WORDS[::5]), "absentword", "pearlight of the nutstone"]
 
 
@@ -235,6 +237,7 @@ async def test_a_search_finds_what_an_exact_search_of_everything_finds(
     """
     filters = FILTERS[name]
     monkeypatch.setattr(dense_module, "FEW_TRACES", few_traces)
+    monkeypatch.setattr(dense_module, "INDEX_COST", 0)
     for candidates in (60, EVERYTHING):
         retriever = library.retriever(candidates)
         for question in QUESTIONS:
@@ -250,20 +253,61 @@ async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored
     """More traces pass than are scored at once, and too few of the nearest: the index is not asked again."""
     monkeypatch.setattr(dense_module, "FEW_TRACES", 2)
     monkeypatch.setattr(dense_module, "ENOUGH", 2.0)
+    # As where each condition lets many pass, and few meet all of them.
+    monkeypatch.setattr(traces, "at_most", lambda *_, **__: 240)
     dense = library.retriever(10).dense
     assert dense is not None
     asked: list[int] = []
-    query = dense._query
-    monkeypatch.setattr(dense, "_query", lambda space, question, limit: asked.append(limit) or query(space, question, limit))  # type: ignore[func-returns-value]
+    query = dense._nearest_texts
+    monkeypatch.setattr(dense, "_nearest_texts", lambda space, question, limit: asked.append(limit) or query(space, question, limit))  # type: ignore[func-returns-value]
     filters = FILTERS["few"]
     for question in QUESTIONS:
         vector = tiny_vector(question)
         asked.clear()
+        dense._passed.clear()
         found = dense.nearest(1, vector, filters)
         rows = [row for row, value in library.spaces[1].items() if passes(value, filters)]
         exact = cosines(library.store.read_now(lambda db, rows=rows: vectors.of_traces(db, library.model_id, rows)), vector)  # type: ignore[misc]
         assert sorted(found.values()) == pytest.approx(sorted(sorted(exact.values(), reverse=True)[:10]))
         assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", FILTERS)
+async def test_no_more_traces_pass_a_filter_than_are_reckoned_with(library: Library, name: str) -> None:
+    """Just so many where it has one condition."""
+    filters = FILTERS[name]
+    passing = sum(passes(value, filters) for value in library.spaces[1].values())
+    reckoned = library.store.read_now(lambda db: traces.at_most(db, filters, space=1, limit=1_000))
+    assert passing <= reckoned <= len(library.spaces[1])
+    assert reckoned == passing or name in ("nearly all", "combined")
+    assert library.store.read_now(lambda db: traces.at_most(db, filters, space=1, limit=2)) == min(2, reckoned)
+
+
+async def test_what_passes_a_filter_is_held_until_the_namespace_is_written(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same filter is asked with again and again; another one has its own."""
+    read: list[Sequence[int]] = []
+    of_traces = vectors.of_traces
+    monkeypatch.setattr(vectors, "of_traces", lambda *args: read.append(args[2]) or of_traces(*args))  # type: ignore[func-returns-value]
+    dense = library.retriever(EVERYTHING).dense
+    assert dense is not None
+    kiwi, few = tiny_vector("kiwi"), FILTERS["few"]
+    before = dense.nearest(1, kiwi, few)
+    assert dense.nearest(1, kiwi, few) == pytest.approx(before, abs=1e-6)
+    rows = {row for row, value in library.spaces[1].items() if passes(value, FILTERS["one"])}
+    assert {row for row, _ in dense.nearest(1, kiwi, FILTERS["one"])} == rows
+    assert len(read) == 2
+    new: dict[str, Any] = {"namespace": "one", "task": "kiwi", "content": "", "lessons": (), "tags": ("rare",)}
+    values = [trace(name, metadata={"approved": value}, **new) for name, value in APPROVED]
+    added = await put(library.store, *values)
+    try:
+        await library.store.write(lambda db: vectors.put(db, library.model_id, {text_hash("kiwi"): kiwi}))
+        assert set(list(dense.nearest(1, kiwi, few))[:2]) == {(one.row, 0) for one in added}
+        assert len(read) == 3
+        for (_, value), one in zip(APPROVED, added, strict=True):
+            assert list(dense.nearest(1, kiwi, Filters(tags=("rare",), metadata=(("approved", value),)))) == [(one.row, 0)]
+    finally:
+        await library.store.write(lambda db: traces.delete(db, [one.row for one in added]))
+    assert dense.nearest(1, kiwi, few) == pytest.approx(before, abs=1e-6)
 
 
 async def test_what_one_index_proposes_is_scored_by_the_other(library: Library) -> None:
@@ -408,6 +452,6 @@ async def test_filtered_searches_side_by_side_never_wait_for_each_other(library:
 
     retriever = library.retriever(60)
     assert retriever.dense is not None
-    monkeypatch.setattr(retriever.dense, "_query", query)
+    monkeypatch.setattr(retriever.dense, "_nearest_texts", query)
     searched = await retriever.search([f"{question} {i}" for question in QUESTIONS for i in range(4)], [1], FILTERS["nearly all"])
     assert searched.ranking

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,24 @@ CHEAP_CHUNKS = 256
 KEY_BYTES = 200
 # So many traces that pass a filter are scored exactly: a few milliseconds.
 FEW_TRACES = 1_000
-# How much more is asked for where a filter drops some; where too little passes, again as much as it then takes, unless no more
-# traces pass at all: to score one exactly takes about as long as to ask the index for one more.
+# What passes a filter in a large namespace is held, too, a byte a number: who asks with a filter asks again with it.
+PASSED_BYTES = 24 * 1_048_576
+SCORED_AT_ONCE = 2_048
+# How many traces a namespace has decides between two ways that find the same: it need not be of this moment.
+COUNT_TTL_S = 60.0
+# How much more is asked for where a filter drops some, at least and at most; where too little passes, again as much as it then
+# takes. A quarter of what is wanted is enough.
 OVERSAMPLING = 4
 ENOUGH = 0.25
 MAX_OVERSAMPLED = 10_000
+# To ask the index for one more takes as long as to score so many traces exactly: it looks at twice as many, they are compared
+# once more, and who has them is looked up (measured at a million chunks).
+INDEX_COST = 3
 # A text that thousands of traces have must not crowd out the others.
 HOLDERS = 4
+# The index looks as wide as it is asked for, and in a large one has to look wide: of a million, short, the nearest ten were found by
+# .973 at 300 (the index's own least), .993 at 400 and .994 at 500, each hundred for 0.3 ms.
+SEARCH_WIDTH = 400
 # Of shorter vectors so many times more are compared again with whole ones.
 RESCORED = 2
 
@@ -69,6 +81,31 @@ class Resident:
         return np.array([row for row, _ in self.held.keys] if self.held is not None else [], np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The chunks of a namespace that pass a filter, as of a version of it in the store: keys, int8 [len(keys), dim], and each one's scale.
+
+    Half precision, which cosines would need to be exact, takes ten times as long to score; so the best are compared again.
+    """
+
+    version: int
+    keys: Sequence[ChunkKey]
+    codes: NDArray[np.int8]
+    scales: Vectors
+
+    @classmethod
+    def of(cls, version: int, held: Held) -> Passed:
+        """Hold vectors."""
+        scales = np.maximum(np.abs(held.matrix).max(axis=1, initial=0.0), 1e-9) / np.float32(127) if held.keys else np.empty(0, np.float32)
+        codes = np.rint(held.matrix / scales[:, None]) if held.keys else held.matrix
+        return cls(version, held.keys, codes.astype(np.int8), scales.astype(np.float32))
+
+    def scores(self, question: Vectors) -> Vectors:
+        """Return each chunk's cosine with the question, less than .001 off."""
+        parts = [self.codes[i : i + SCORED_AT_ONCE].astype(np.float32) @ question for i in range(0, len(self.keys), SCORED_AT_ONCE)]
+        return np.concatenate(parts) * self.scales if parts else np.empty(0, np.float32)
+
+
 class Dense:
     """Searches the vectors of one model. Its calls block; any thread may make them."""
 
@@ -79,6 +116,8 @@ class Dense:
         # Several threads search.
         self._lock = threading.Lock()
         self._residents: LruCache[int, Resident] = LruCache(max_bytes=RESIDENT_BYTES, size_of=_resident_bytes, clock=time.monotonic)
+        self._passed: LruCache[tuple[int, str], Passed] = LruCache(max_bytes=PASSED_BYTES, size_of=_passed_bytes, clock=time.monotonic)
+        self._counts: LruCache[int, int] = LruCache(capacity=1_000, ttl_s=COUNT_TTL_S, clock=time.monotonic)
 
     def nearest(self, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
         """Return the cosines of the chunks nearest to the question that pass the filters. Raises: IndexFaultError."""
@@ -128,13 +167,21 @@ class Dense:
         return _top([keys[i] for i in places], matrix[places] @ question if places else np.empty(0), self._candidates)
 
     def _query(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
-        """Return the cosines of the nearest texts, the nearest first; where Chroma has shorter vectors, by the whole ones."""
+        """Return the cosines of the nearest texts, the nearest first."""
+        near = self._nearest_texts(space, question, RESCORED * limit)
+        scores = self._exact(space, question, near)
+        return {text: scores[text] for text in sorted(scores, key=lambda text: -scores[text])[:limit]}
+
+    def _nearest_texts(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
+        """Return the nearest texts as the index sees them, the nearest first."""
+        return dict(islice(self._index.query(space, question, max(SEARCH_WIDTH, limit)).items(), limit))
+
+    def _exact(self, space: int, question: Vectors, near: Mapping[bytes, float]) -> Mapping[bytes, float]:
+        """Return the cosines of these texts by their whole vectors, where the index has shorter ones."""
         if self._index.pair(space).serving.dims is None:
-            return self._index.query(space, question, limit)
-        near = self._index.query(space, question, RESCORED * limit)
+            return near
         hashes, matrix = self._store.read_now(lambda db: vectors.of_texts(db, self.model_id, near))
-        scores = matrix @ question if hashes else np.empty(0, np.float32)
-        return {hashes[i]: float(scores[i]) for i in np.argsort(-scores)[:limit]}
+        return dict(zip(hashes, (matrix @ question).tolist(), strict=True)) if hashes else {}
 
     def _chunks_of(self, db: sqlite3.Connection, space: int, found: Mapping[bytes, float]) -> dict[ChunkKey, float]:
         holders = vectors.holders(db, space, found, limit=HOLDERS * self._candidates)
@@ -143,34 +190,64 @@ class Dense:
     # No reader of the store is held while the index is asked: it may need one itself, and there are few.
 
     def _filtered(self, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
-        if (exact := self._exactly(space, question, filters, at_most=FEW_TRACES)) is not None:
-            return exact
-        wanted = OVERSAMPLING * self._candidates
+        (version,) = self._store.versions.of([space])
+        with self._lock:
+            passed = self._passed.get((space, repr(filters)))  # true is not 1
+        if passed is not None and passed.version == version:
+            near = list(_top(passed.keys, passed.scores(question), RESCORED * self._candidates))
+            held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, near))
+            return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), self._candidates)
+        of = self._count(space)
+        # Where more match, the least that is asked for is enough.
+        limit = int(2 * ENOUGH / OVERSAMPLING * of)
+        matching = self._store.read_now(lambda db: traces.at_most(db, filters, space=space, limit=max(FEW_TRACES, limit)))
+        # That twice as many pass as are enough, where those that do lie anywhere.
+        wanted = int(2 * ENOUGH * self._candidates * of / max(1, matching))
+        if matching <= max(FEW_TRACES, INDEX_COST * wanted):
+            passing_rows = self._store.read_now(lambda db: traces.matching(db, filters, space=space))
+            return self._exactly(space, version, question, filters, passing_rows)
+        wanted = min(MAX_OVERSAMPLED, max(OVERSAMPLING * self._candidates, wanted))
         passing = self._passing(space, question, filters, wanted)
         if len(passing) < ENOUGH * self._candidates:
+            # They lie apart from the question, or few meet all conditions.
             wanted = min(MAX_OVERSAMPLED, wanted * self._candidates // max(1, len(passing)))
-            if (exact := self._exactly(space, question, filters, at_most=wanted)) is not None:
-                return exact
+            few = INDEX_COST * wanted
+            rows = self._store.read_now(lambda db: traces.matching(db, filters, space=space, limit=few + 1))
+            if len(rows) <= few:
+                return self._exactly(space, version, question, filters, rows)
             passing = self._passing(space, question, filters, wanted)
         return dict(list(passing.items())[: self._candidates])
 
-    def _exactly(self, space: int, question: Vectors, filters: Filters, *, at_most: int) -> dict[ChunkKey, float] | None:
-        """Return the best of all that passes; None where that is more than so many traces."""
-        few = self._store.read_now(lambda db: traces.matching(db, filters, space=space, limit=at_most + 1))
-        if len(few) > at_most:
-            return None
-        keys, matrix = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, few))
-        return _top(keys, matrix @ question if keys else np.empty(0), self._candidates)
+    def _count(self, space: int) -> int:
+        """Return how many traces a namespace has, or had a minute ago: to count a third of a million takes 10 ms."""
+        with self._lock:
+            found = self._counts.get(space)
+        if found is None:
+            found = self._store.read_now(lambda db: traces.count_of(db, space))
+            with self._lock:
+                self._counts.put(space, found)
+        return found
+
+    def _exactly(self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int]) -> dict[ChunkKey, float]:
+        """Return the best of all chunks of these traces, the ones that pass, and hold them."""
+        held = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
+        with self._lock:
+            self._passed.put((space, repr(filters)), Passed.of(version, held))
+        return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), self._candidates)
 
     def _passing(self, space: int, question: Vectors, filters: Filters, wanted: int) -> dict[ChunkKey, float]:
-        found = self._query(space, question, wanted)
+        """Return the cosines of those of the nearest `wanted` that pass, the nearest first."""
+        near = self._nearest_texts(space, question, wanted)
 
-        def held(db: sqlite3.Connection) -> tuple[dict[ChunkKey, bytes], set[int]]:
-            holders = vectors.holders(db, space, found, limit=HOLDERS * wanted)
-            return holders, set(traces.matching(db, filters, space=space, rows={row for row, _ in holders}))
+        def passing(db: sqlite3.Connection) -> dict[ChunkKey, bytes]:
+            holders = vectors.holders(db, space, near, limit=HOLDERS * wanted)
+            allowed = set(traces.matching(db, filters, space=space, rows={row for row, _ in holders}))
+            return {key: text for key, text in holders.items() if key[0] in allowed}
 
-        holders, allowed = self._store.read_now(held)
-        return {key: found[text] for key, text in holders.items() if key[0] in allowed}
+        texts = self._store.read_now(passing)
+        scores = self._exact(space, question, {text: near[text] for text in texts.values()})
+        found = {key: scores[text] for key, text in texts.items() if text in scores}
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def cosines(held: Held, question: Vectors) -> dict[ChunkKey, float]:
@@ -183,6 +260,10 @@ def _top(keys: Sequence[ChunkKey], scores: NDArray[np.floating], limit: int) -> 
     best = np.flatnonzero(scores >= np.partition(scores, -limit)[-limit]).tolist() if len(scores) > limit else range(len(scores))
     found = sorted(((keys[i], float(scores[i])) for i in best), key=lambda item: (-item[1], item[0]))
     return dict(found[:limit])
+
+
+def _passed_bytes(key: tuple[int, str], passed: Passed) -> int:
+    return KEY_BYTES * (1 + len(passed.keys)) + passed.codes.nbytes + passed.scales.nbytes
 
 
 def _resident_bytes(space: int, resident: Resident) -> int:

@@ -216,7 +216,8 @@ def matching(
     for one in spaces:
         left = limit if limit < 0 else limit - len(found)
         if labels:
-            rarest = min(labels, key=lambda label: _count_of(db, one, label)) if len(labels) > 1 else labels[0]
+            # Counted no further than tells which is rarer.
+            rarest = min(labels, key=lambda label: _count_of(db, one, label, limit=10_000)) if len(labels) > 1 else labels[0]
             source = "labels l CROSS JOIN traces t ON t.id = l.trace AND l.namespace_id = ? AND l.key = ? AND l.value = ?"
             found += _passing(db, source, [one, *rarest], filters, [one], left)
         else:
@@ -246,10 +247,33 @@ def _labels(tags: Iterable[str], metadata: Iterable[tuple[str, Scalar]]) -> list
     return [*((TAG, tag) for tag in tags), *((key, bytes([value]) if isinstance(value, bool) else value) for key, value in metadata)]
 
 
-def _count_of(db: sqlite3.Connection, space: int, label: tuple[str, Any]) -> int:
-    """Return how many traces have a label, counting no further than tells which of two is rarer."""
-    bounded = "SELECT 1 FROM labels WHERE namespace_id = ? AND key = ? AND value = ? LIMIT 10000"
-    return int(db.execute(f"SELECT count(*) FROM ({bounded})", (space, *label)).fetchone()[0])
+def at_most(db: sqlite3.Connection, filters: Filters, *, space: int, limit: int) -> int:
+    """Return how many traces of a namespace can pass the filters, counted up to a limit: as many as the rarest of their conditions lets.
+
+    Reads nothing but indexes: a hundred thousand in a millisecond or two.
+    """
+    counts = [_count_of(db, space, label, limit=limit) for label in _labels(filters.tags, filters.metadata)]
+    if filters.outcomes:
+        outcomes = [str(outcome) for outcome in filters.outcomes]
+        counts.append(_count(db, "traces", f"outcome IN ({', '.join('?' * len(outcomes))})", [space, *outcomes], limit))
+    if filters.since_ms is not None or filters.until_ms is not None:
+        bounds = [-(2**63) if filters.since_ms is None else filters.since_ms, 2**63 - 1 if filters.until_ms is None else filters.until_ms]
+        counts.append(_count(db, "traces", "occurred_at_ms BETWEEN ? AND ?", [space, *bounds], limit))
+    return min(counts) if counts else _count(db, "traces", "TRUE", [space], limit)
+
+
+def count_of(db: sqlite3.Connection, space: int) -> int:
+    """Return how many traces a namespace has."""
+    return _count(db, "traces", "TRUE", [space])
+
+
+def _count_of(db: sqlite3.Connection, space: int, label: tuple[str, Any], *, limit: int) -> int:
+    return _count(db, "labels", "key = ? AND value = ?", [space, *label], limit)
+
+
+def _count(db: sqlite3.Connection, table: str, condition: str, arguments: Sequence[Any], limit: int = -1) -> int:
+    bounded = f"SELECT 1 FROM {table} WHERE namespace_id = ? AND {condition} LIMIT ?"
+    return int(db.execute(f"SELECT count(*) FROM ({bounded})", (*arguments, limit)).fetchone()[0])
 
 
 def _spaces(db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
