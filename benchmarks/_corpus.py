@@ -18,6 +18,8 @@ BLOCK = 9_999
 CHUNKS_PER_TRACE = 3
 SEED = 20_261_126
 VOCABULARY = 20_000
+# One word in so many is a name or a number, which is looked up with its neighbour; as in questions of agents, not in all of them.
+NAMED = 20
 # Standard deviation of the main directions: of MiniLM's on prose a quarter of them holds about three quarters of the variance.
 SPECTRUM = (1.0 + np.arange(DIM)) ** -0.45
 TEXTS_PER_CLUSTER = 300
@@ -31,6 +33,20 @@ def _rng(*what: int) -> np.random.Generator:
 _ROTATION = np.linalg.qr(_rng(1).normal(size=(DIM, DIM)))[0].astype(np.float32)
 _WORD_SHARE = 1.0 / (1.0 + np.arange(VOCABULARY)) ** 0.9
 _WORD_SHARE /= _WORD_SHARE.sum()
+
+
+def _word(number: int) -> str:
+    """Return a made-up word, of letters that no stemmer takes for an ending."""
+    if number % NAMED == NAMED - 1:
+        return f"w{number}"
+    letters = []
+    while number:
+        number, letter = divmod(number, 20)
+        letters.append("bcdfghjklmnpqrtvwxyz"[letter])
+    return "w" + "".join(letters) + "ok"
+
+
+_WORDS = [_word(number) for number in range(VOCABULARY)]
 
 
 def _unit(rows: Vectors) -> Vectors:
@@ -63,7 +79,7 @@ def traces_of(block: int, chunks: int, namespace: str) -> Iterator[tuple[Trace, 
     words = rng.choice(VOCABULARY, p=_WORD_SHARE, size=(size, 60))
     for i in range(size):
         number = block * BLOCK // CHUNKS_PER_TRACE + i
-        said = [f"w{word}" for word in words[i]]
+        said = [_WORDS[word] for word in words[i]]
         task, one, two = f"task {number} " + " ".join(said[:8]), " ".join(said[8:34]), " ".join(said[34:])
         tags = tuple(tag for tag, every in (("rare", 100), ("common", 5)) if number % every == 0)
         outcome = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.PARTIAL)[number % 3]
@@ -85,7 +101,7 @@ def traces_of(block: int, chunks: int, namespace: str) -> Iterator[tuple[Trace, 
 def some_questions(count: int, seed: int) -> list[str]:
     """Return questions in the corpus's words, all different."""
     words = _rng(6, seed).choice(VOCABULARY, p=_WORD_SHARE, size=(count, 8))
-    return [f"q{i} " + " ".join(f"w{word}" for word in row) for i, row in enumerate(words)]
+    return [f"q{_word(NAMED * i)} " + " ".join(_WORDS[word] for word in row) for i, row in enumerate(words)]
 
 
 def exact_top(asked: Vectors, chunks: int, top: int, gone: Sequence[int] = ()) -> NDArray[np.int64]:
