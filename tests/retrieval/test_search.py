@@ -283,6 +283,18 @@ async def test_no_more_traces_pass_a_filter_than_are_reckoned_with(library: Libr
     assert library.store.read_now(lambda db: traces.at_most(db, filters, space=1, limit=2)) == min(2, reckoned)
 
 
+@pytest.mark.parametrize("name", ["many", "nearly all"])
+async def test_what_a_large_part_passes_is_not_read_whole(library: Library, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The index is asked, and what does not pass is dropped."""
+    monkeypatch.setattr(dense_module, "FEW_TRACES", 20)
+    monkeypatch.setattr(vectors, "of_traces", lambda *_: pytest.fail("all that passes was read"))
+    dense = library.retriever(10).dense
+    assert dense is not None
+    found = dense.nearest(1, tiny_vector("kiwi"), FILTERS[name])
+    assert len(found) == 10
+    assert all(passes(library.spaces[1][row], FILTERS[name]) for row, _ in found)
+
+
 async def test_what_passes_a_filter_is_held_until_the_namespace_is_written(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same filter is asked with again and again; another one has its own."""
     read: list[Sequence[int]] = []

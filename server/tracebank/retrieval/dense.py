@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,16 +198,17 @@ class Dense:
             near = list(_top(passed.keys, passed.scores(question), RESCORED * self._candidates))
             held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, near))
             return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), self._candidates)
-        of = self._count(space)
-        # Where more match, the least that is asked for is enough.
-        limit = int(2 * ENOUGH / OVERSAMPLING * of)
-        matching = self._store.read_now(lambda db: traces.at_most(db, filters, space=space, limit=max(FEW_TRACES, limit)))
-        # That twice as many pass as are enough, where those that do lie anywhere.
-        wanted = int(2 * ENOUGH * self._candidates * of / max(1, matching))
-        if matching <= max(FEW_TRACES, INDEX_COST * wanted):
+        # So many have to be asked for, times how many match, that twice as many pass as are enough, where those that do lie anywhere.
+        asked_matching = 2 * ENOUGH * self._candidates * self._count(space)
+        # Up to here to ask for them takes longer than to score exactly what matches.
+        few = max(FEW_TRACES, isqrt(int(INDEX_COST * asked_matching)))
+        # From here on the least that is asked for is enough.
+        many = int(asked_matching / (OVERSAMPLING * self._candidates))
+        matching = self._store.read_now(lambda db: traces.at_most(db, filters, space=space, limit=max(few + 1, many)))
+        if matching <= few:
             passing_rows = self._store.read_now(lambda db: traces.matching(db, filters, space=space))
             return self._exactly(space, version, question, filters, passing_rows)
-        wanted = min(MAX_OVERSAMPLED, max(OVERSAMPLING * self._candidates, wanted))
+        wanted = min(MAX_OVERSAMPLED, max(OVERSAMPLING * self._candidates, int(asked_matching / matching)))
         passing = self._passing(space, question, filters, wanted)
         if len(passing) < ENOUGH * self._candidates:
             # They lie apart from the question, or few meet all conditions.
