@@ -18,7 +18,7 @@ from tracebank.engine import Engine
 from tracebank.errors import IndexFaultError, InputError, ModelLoadError, StoreError
 from tracebank.forgetting import forget
 from tracebank.index.analysis import stemmed_words
-from tracebank.records import parse_trace
+from tracebank.records import Filters, parse_trace
 from tracebank.store import traces
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +107,20 @@ async def test_forgetting_by_a_filter_of_everything_leaves_nothing(tmp_path: Pat
         assert "tracebank.sqlite3" in holding(tmp_path, "the same text")
         found = await engine.retrieve({"query": "the same text", "namespace": "*"}, engine.session())
         assert [result.namespace for result in found.page.results] == ["two"]
+
+
+async def test_nothing_in_memory_holds_what_was_forgotten(tmp_path: Path, tiny: TinyModel) -> None:
+    """The vectors of a namespace that are held for searches; of another one they stay."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        for namespace in ("default", "other"):
+            await engine.add({"task": SECRET, "namespace": namespace}, engine.session())
+        await settled(engine)
+        dense = engine.retriever.dense
+        assert dense is not None
+        await engine.retrieve({"query": SECRET, "namespace": "*"}, engine.session())
+        assert {space for space, _, _ in dense._residents} == {engine.spaces["default"], engine.spaces["other"]}
+        await engine.forget(lambda db: traces.matching(db, Filters(), namespaces=["default"]))
+        assert {space for space, _, _ in dense._residents} == {engine.spaces["other"]}
 
 
 async def test_what_is_forgotten_while_the_model_loads_is_scrubbed_once_it_is_there(tmp_path: Path, arrived: threading.Event) -> None:

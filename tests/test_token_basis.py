@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from samples import WAIT_S, TinyModel, settings_of, settled, tiny_vector
 
+from tracebank.answering.asking import CACHE_NAME
 from tracebank.embedding import PROBE, TokenVectors, Vectors, packed
 from tracebank.engine import Engine
 from tracebank.store import outbox
@@ -155,8 +156,11 @@ async def test_questions_are_not_compared_in_directions_of_before(tmp_path: Path
         await engine.retrieve({"query": "which upload"}, engine.session())
     tokenwise.directions = np.ascontiguousarray(tokenwise.directions[::-1])
     tokenwise.batches.clear()
+    kept_on_disk = tmp_path / "data" / CACHE_NAME / "vectors"
+    assert kept_on_disk.exists()
     async with Engine.open(settings_of(tmp_path)) as engine:
         await settled(engine)
+        assert not kept_on_disk.exists()  # nor after a kill
         await engine.add({"task": TASKS[1]}, engine.session())  # what was answered before is out of date
         await engine.retrieve({"query": "which upload"}, engine.session())
         assert "which upload" in tokenwise.texts

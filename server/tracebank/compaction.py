@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from anyio import to_thread
@@ -22,7 +23,7 @@ from tracebank.index import ChromaVectorIndex, IndexedText
 from tracebank.index.projection import Projection, fit
 from tracebank.indexer import Indexer
 from tracebank.meaning import Meaning
-from tracebank.retrieval.dense import RESCORED
+from tracebank.retrieval.dense import RESCORED, SEARCH_WIDTH
 from tracebank.settings import IndexSettings
 from tracebank.store import Store, traces, vectors
 from tracebank.store.outbox import Entry
@@ -189,7 +190,8 @@ class Compaction:
 
     def _rescored(self, meaning: Meaning, index: ChromaVectorIndex, space: int, probe: Vectors) -> Vectors:
         """Return the cosines of the best that are found, [TOP]."""
-        near = index.query(space, probe, RESCORED * self.candidates, following=True)
+        taken = RESCORED * self.candidates
+        near = list(islice(index.query(space, probe, max(SEARCH_WIDTH, taken), following=True), taken))
         _, matrix = self.store.read_now(lambda db: vectors.of_texts(db, meaning.model_id, near))
         scores = np.full(TOP, -2.0, np.float32)
         scores[: min(TOP, len(matrix))] = np.sort(matrix @ probe)[::-1][:TOP]

@@ -130,6 +130,7 @@ class Engine:
         self.semantics = Semantics(
             settings=settings, store=store, metrics=self.metrics, background=self.background, searching=self._searching,
             came_up=startup.done, serves=self._serves, tables=self.tokenizers.wait,
+            forget_questions=lambda: self.asking.keeper.forget_vectors(),
         )  # fmt: skip
         self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, precedence=self._precedence)
         self.retriever = Retriever(
@@ -349,6 +350,7 @@ class Engine:
         return forgotten
 
     async def _forget_answers(self, spaces: Collection[int]) -> None:
+        self.retriever.forget(spaces)
         names = [name for name, space in self.spaces.items() if space in spaces]
         await self.asking.forget(lambda asked: any(asked.covers(name) for name in names))
 

@@ -55,7 +55,7 @@ class ModelChange:
                 await self._store.write(lambda db: outbox.fill(db, "vectors_next"))
                 await asyncio.to_thread(index.mark_filled)
             meaning = Meaning(index, self.embedding, self._model_id)
-            await settle_tokens(self._store, meaning, "vectors_next")
+            await settle_tokens(self._store, meaning, "vectors_next", _nothing)
             self._indexer.attach(meaning, "vectors_next")
             await self._indexer.wait(("vectors_next",), up_to=None, timeout_s=None, hurry=False)
             await self._check()
@@ -82,6 +82,10 @@ class ModelChange:
             await self._store.write(lambda db: models.serve(db, meaning.model_id))
             self._serve(meaning)
         log.warning("the vectors of %s answer from now on", meaning.embedding.name)
+
+
+async def _nothing() -> None:
+    """Of questions a model that has not answered yet knows none."""
 
 
 async def open_vectors(directory: Path, name: str, server: ChromaServer | None = None) -> ChromaVectorIndex:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,14 +51,16 @@ class Semantics:
         came_up: Callable[[str, float], None],
         serves: Callable[[Meaning], None],
         tables: Callable[[float], object],
+        forget_questions: Callable[[], Awaitable[None]],
     ) -> None:
         """Take what it needs.
 
         `came_up(part, since)` hears of each part; `serves(meaning)` of the model that answers from now on; `tables(timeout_s)`
-        waits for those that tokens are counted with.
+        waits for those that tokens are counted with; `forget_questions()` forgets what is kept of questions' vectors.
         """
         self._settings, self._store, self._metrics, self._background = settings, store, metrics, background
         self._searching, self._came_up, self._serves, self._tables = searching, came_up, serves, tables
+        self._forget_questions = forget_questions
         self.embedding = self._service(settings.embedding)
         self.index: VectorIndex | None = None
         self.change: ModelChange | None = None
@@ -137,7 +139,7 @@ class Semantics:
             return
         self._came_up("model", began)
         meaning = Meaning(index, self.embedding, plan.serving.id)
-        await settle_tokens(self._store, meaning, "vectors")
+        await settle_tokens(self._store, meaning, "vectors", self._forget_questions)
         self._indexer.attach(meaning)
         self._retriever.attach(meaning)
         self._serves(meaning)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 
@@ -24,10 +25,10 @@ LEAST_COSINE = 0.9
 DROPPED_AT_ONCE = 5_000
 
 
-async def settle_tokens(store: Store, meaning: Meaning, sink: Sink) -> None:
+async def settle_tokens(store: Store, meaning: Meaning, sink: Sink, forget_questions: Callable[[], Awaitable[None]]) -> None:
     """Give up the token vectors of a model that is loaded where they are of other directions, before its sink is served.
 
-    Raises: EmbeddingError, StoreError.
+    Questions are kept with theirs: they are forgotten first. Raises: EmbeddingError, StoreError, DataDirError.
     """
     if not isinstance(meaning.embedding.model, TokenEncoder):
         return
@@ -37,8 +38,7 @@ async def settle_tokens(store: Store, meaning: Meaning, sink: Sink) -> None:
     known = await store.read(lambda db: models.token_probe(db, model))
     if known is not None and _alike(known, codes):
         return
-    # Questions are kept with theirs.
-    meaning.embedding.cache.clear()
+    await forget_questions()
     # In parts, between which others write. Killed anywhere, it begins again.
     await store.write(lambda db: models.set_token_probe(db, model, None))
     while await store.write(lambda db: vectors.drop_tokens(db, model, limit=DROPPED_AT_ONCE)):

@@ -211,11 +211,12 @@ def test_a_text_that_fails_everywhere_is_not_its_fault(accelerator: Accelerator,
 @pytest.mark.parametrize("way", ["it takes too long", "the engine closes"])
 def test_one_that_hangs_keeps_nobody(way: str) -> None:
     """Documents go on here, and the engine can close."""
-    model = accelerated(lambda: CPU(answer_timeout_s=1.0 if way == "it takes too long" else 600.0))
+    model = accelerated(CPU)
     rush(model)
     assert model.accelerator is not None
     process = settled(model.accelerator)._process
     model.encode_documents(TEXTS)
+    model.accelerator._answer_timeout_s = 1.0 if way == "it takes too long" else 600.0
     os.kill(process.pid, signal.SIGSTOP)
     if way == "it takes too long":
         assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
@@ -226,6 +227,21 @@ def test_one_that_hangs_keeps_nobody(way: str) -> None:
         model.close()
         with pytest.raises(EmbeddingError, match="shutting down"):
             asked.result(COMES_S)
+
+
+def test_one_that_is_begun_while_the_engine_closes_ends() -> None:
+    """Whoever closes has seen none."""
+    begun: list[Accelerator] = []
+
+    def begin() -> Accelerator:
+        begun.append(CPU(rest_s=600))
+        model.close()
+        return begun[-1]
+
+    model = accelerated(begin)
+    with pytest.raises(EmbeddingError, match="shutting down"):
+        rush(model)
+    assert begun[0].ended.wait(COMES_S)
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the end of a process that is not a child cannot be waited for here")

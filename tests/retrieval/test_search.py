@@ -320,6 +320,9 @@ async def test_what_passes_a_filter_is_held_until_the_namespace_is_written(libra
     finally:
         await library.store.write(lambda db: traces.delete(db, [one.row for one in added]))
     assert dense.nearest(1, kiwi, few) == pytest.approx(before, abs=1e-6)
+    for forgotten, left in ((2, 1), (1, 0)):
+        dense.forget([forgotten])
+        assert sum(key == (1, repr(few)) for key, _, _ in dense._passed) == left
 
 
 async def test_what_one_index_proposes_is_scored_by_the_other(library: Library) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Keeper:
         self._files = {name: Snapshot(directory / name) for name in ("answers", "asked", "vectors")}
         self._writing = asyncio.Lock()
         self._dirty = asyncio.Event()
+        # What the file of vectors says is not to be taken back.
+        self._outdated = False
 
     def touch(self) -> None:
         """There is something new to keep."""
@@ -109,7 +111,7 @@ class Keeper:
         answers, asked, vectors = await to_thread.run_sync(read)
         age_s = time.monotonic() - self._clock()
         self._answers.restore((asked, kept, kept_at + age_s) for asked, kept, kept_at in reversed(answers))
-        for text, vector in reversed(vectors):
+        for text, vector in () if self._outdated else reversed(vectors):
             embedding.cache.put(text, vector)
         try:
             self._history.restore(asked)
@@ -129,13 +131,23 @@ class Keeper:
         self._dirty.set()
         return forgotten
 
+    async def forget_vectors(self) -> None:
+        """Forget the vectors of questions, also on disk: they are of what the model said before. Raises: DataDirError."""
+        self._outdated = True
+        self._embedding().cache.clear()
+        async with self._writing:
+            await self._remove([self._files["vectors"]])
+
     async def _delete(self) -> None:
         async with self._writing:
-            try:
-                for file in self._files.values():
-                    await to_thread.run_sync(file.delete)
-            except OSError as error:
-                raise DataDirError(f"{error.filename} cannot be deleted: {error.strerror}; it quotes memories: delete it") from error
+            await self._remove(self._files.values())
+
+    async def _remove(self, files: Iterable[Snapshot]) -> None:
+        try:
+            for file in files:
+                await to_thread.run_sync(file.delete)
+        except OSError as error:
+            raise DataDirError(f"{error.filename} cannot be deleted: {error.strerror}; it quotes memories: delete it") from error
 
     def report(self) -> dict[str, int]:
         """Return the bytes of each file, for `stats`."""

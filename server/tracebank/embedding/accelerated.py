@@ -62,9 +62,10 @@ class AcceleratedModel(WrappedModel):
         """Return how it stands with the accelerator: away, coming, there, or why it is not used any more."""
         if self.fault:
             return f"not used: {self.fault}"
-        if self.accelerator is None or self.accelerator.ended.is_set():
+        there = self.accelerator  # once: another thread may let go of it
+        if there is None or there.ended.is_set():
             return "away"
-        return "there" if self.accelerator.ready else "coming"
+        return "there" if there.ready else "coming"
 
     def encode_tokens(self, texts: Sequence[str]) -> Read:
         """Return vectors and tokens of questions. Raises: EmbeddingError."""
@@ -73,7 +74,8 @@ class AcceleratedModel(WrappedModel):
     @property
     def documents_batch_tokens(self) -> int:
         """Return how many tokens of documents are computed at a time at the best."""
-        return ACCELERATOR_BATCH_TOKENS if self.accelerator is not None and self.accelerator.ready else self._model.batch_tokens
+        there = self.accelerator
+        return ACCELERATOR_BATCH_TOKENS if there is not None and there.ready else self._model.batch_tokens
 
     def encode_documents(self, texts: Sequence[str]) -> Read:
         """Return vectors and tokens of documents. One thread at a time. Raises: EmbeddingError."""
@@ -109,16 +111,24 @@ class AcceleratedModel(WrappedModel):
         if self.fault or self._closed:
             return
         try:
-            self.accelerator = self._begin()
+            self.accelerator = begun = self._begin()
         except OSError as error:
             self._let_go(str(error))
+            return
+        if self._closed:  # meanwhile, by another thread, which saw none
+            begun.close()
 
     def _trusts(self, accelerator: Accelerator) -> bool:
         """Return whether it says of a known text what the processor says, once it has come."""
         if not self._trusted:
             (vectors, tokens, _), (own, own_tokens) = accelerator.encode_tokens([PROBE]), self._tokens.encode_tokens([PROBE])
-            cosine = float(beginnings(vectors, self.dim)[0] @ own[0])
-            words = float(np.mean(np.sum(unpacked(tokens[0].codes) * unpacked(own_tokens[0].codes), axis=1)))
+            there, here = beginnings(vectors, self.dim), own
+            words_there, words_here = tokens[0].codes, own_tokens[0].codes
+            if there.shape != here.shape or words_there.shape != words_here.shape:
+                self._let_go("it says something else of a known text: other numbers of tokens or dimensions")
+                return False
+            cosine = float(there[0] @ here[0])
+            words = float(np.mean(np.sum(unpacked(words_there) * unpacked(words_here), axis=1)))
             if not min(cosine, words) >= LEAST_COSINE:
                 self._let_go(f"it says something else of a known text: cosine {cosine:.3f}, of its tokens {words:.3f}")
                 return False
@@ -148,5 +158,5 @@ class AcceleratedModel(WrappedModel):
     def close(self) -> None:
         """End the process on the accelerator; who waits for it hears an EmbeddingError."""
         self._closed = True
-        if self.accelerator is not None:
-            self.accelerator.close()
+        if (there := self.accelerator) is not None:
+            there.close()

@@ -100,14 +100,16 @@ class Accelerator:
     def _gone(self) -> AcceleratorGone:
         if not self.ended.wait(_LAST_WORDS_S):
             self._process.kill()
-            self.ended.wait()
-        status = self._process.returncode
+            self.ended.wait(_LAST_WORDS_S)
+        status = self._process.returncode  # None where it hangs in its driver and cannot even be killed
         return AcceleratorGone(self._fault or f"it ended with status {status}", failed=status != 0)
 
     def close(self) -> None:
         """End the process; whoever is asking it hears that it is gone. Repeated calls are harmless."""
         self._process.kill()
-        self._watching.join()
+        self._watching.join(_LAST_WORDS_S)
+        if self._watching.is_alive():
+            return  # it hangs in its driver, and whoever reads its pipe would wait with it
         with contextlib.suppress(OSError):  # of what it did not read any more
             self._to.close()
         self._from.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -52,8 +52,8 @@ MAX_OVERSAMPLED = 10_000
 INDEX_COST = 3
 # A text that thousands of traces have must not crowd out the others.
 HOLDERS = 4
-# The index looks as wide as it is asked for, and in a large one has to look wide: of a million, short, the nearest ten were found by
-# .973 at 300 (the index's own least), .993 at 400 and .994 at 500, each hundred for 0.3 ms.
+# The index looks as wide as it is asked for, and among many short vectors has to look wide: of a million the nearest ten were found
+# by .973 at 300 (the index's own least), .993 at 400 and .994 at 500, each hundred for 0.3 ms.
 SEARCH_WIDTH = 400
 # Of shorter vectors so many times more are compared again with whole ones.
 RESCORED = 2
@@ -86,7 +86,7 @@ class Resident:
 class Passed:
     """The chunks of a namespace that pass a filter, as of a version of it in the store: keys, int8 [len(keys), dim], and each one's scale.
 
-    Half precision, which cosines would need to be exact, takes ten times as long to score; so the best are compared again.
+    Half precision, as vectors are kept, takes ten times as long to score; so the best are compared again with their whole vectors.
     """
 
     version: int
@@ -97,12 +97,15 @@ class Passed:
     @classmethod
     def of(cls, version: int, held: Held) -> Passed:
         """Hold vectors."""
-        scales = np.maximum(np.abs(held.matrix).max(axis=1, initial=0.0), 1e-9) / np.float32(127) if held.keys else np.empty(0, np.float32)
-        codes = np.rint(held.matrix / scales[:, None]) if held.keys else held.matrix
-        return cls(version, held.keys, codes.astype(np.int8), scales.astype(np.float32))
+        codes, scales = np.empty(held.matrix.shape, np.int8), np.empty(len(held.keys), np.float32)
+        for i in range(0, len(held.keys), SCORED_AT_ONCE):  # not all of them in full precision twice
+            part = held.matrix[i : i + SCORED_AT_ONCE]
+            scales[i : i + SCORED_AT_ONCE] = scale = np.maximum(np.abs(part).max(axis=1), np.float32(1e-9)) / np.float32(127)
+            codes[i : i + SCORED_AT_ONCE] = np.rint(part / scale[:, None])
+        return cls(version, held.keys, codes, scales)
 
     def scores(self, question: Vectors) -> Vectors:
-        """Return each chunk's cosine with the question, less than .001 off."""
+        """Return each chunk's cosine with the question, on ordinary vectors less than .002 off."""
         parts = [self.codes[i : i + SCORED_AT_ONCE].astype(np.float32) @ question for i in range(0, len(self.keys), SCORED_AT_ONCE)]
         return np.concatenate(parts) * self.scales if parts else np.empty(0, np.float32)
 
@@ -129,6 +132,12 @@ class Dense:
             found = self._query(space, question, self._candidates)
             return self._store.read_now(lambda db: self._chunks_of(db, space, found))
         return self._filtered(space, question, filters)
+
+    def forget(self, spaces: Collection[int]) -> None:
+        """Let go of what is held of these namespaces: some of it was forgotten."""
+        with self._lock:
+            self._passed.drop(lambda key: key[0] in spaces)
+            self._residents.drop(lambda space: space in spaces)
 
     def cosines(self, space: int, keys: Sequence[ChunkKey], question: Vectors) -> dict[ChunkKey, float]:
         """Return the cosines of just these chunks, where their vectors are kept."""
@@ -169,6 +178,8 @@ class Dense:
 
     def _query(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
         """Return the cosines of the nearest texts, the nearest first."""
+        if self._index.pair(space).serving.dims is None:
+            return self._index.query(space, question, limit)
         near = self._nearest_texts(space, question, RESCORED * limit)
         scores = self._exact(space, question, near)
         return {text: scores[text] for text in sorted(scores, key=lambda text: -scores[text])[:limit]}
@@ -193,15 +204,15 @@ class Dense:
     def _filtered(self, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
         (version,) = self._store.versions.of([space])
         with self._lock:
-            passed = self._passed.get((space, repr(filters)))  # true is not 1
-        if passed is not None and passed.version == version:
+            passed = self._passed.get((space, repr(filters)), lambda held: held.version == version)  # true is not 1
+        if passed is not None:
             near = list(_top(passed.keys, passed.scores(question), RESCORED * self._candidates))
             held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, near))
             return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), self._candidates)
         # So many have to be asked for, times how many match, that twice as many pass as are enough, where those that do lie anywhere.
         asked_matching = 2 * ENOUGH * self._candidates * self._count(space)
         # Up to here to ask for them takes longer than to score exactly what matches.
-        few = max(FEW_TRACES, isqrt(int(INDEX_COST * asked_matching)))
+        few = max(FEW_TRACES, min(isqrt(int(INDEX_COST * asked_matching)), INDEX_COST * MAX_OVERSAMPLED))
         # From here on the least that is asked for is enough.
         many = int(asked_matching / (OVERSAMPLING * self._candidates))
         matching = self._store.read_now(lambda db: traces.at_most(db, filters, space=space, limit=max(few + 1, many)))
@@ -212,12 +223,13 @@ class Dense:
         passing = self._passing(space, question, filters, wanted)
         if len(passing) < ENOUGH * self._candidates:
             # They lie apart from the question, or few meet all conditions.
-            wanted = min(MAX_OVERSAMPLED, wanted * self._candidates // max(1, len(passing)))
+            wanted, before = min(MAX_OVERSAMPLED, wanted * self._candidates // max(1, len(passing))), wanted
             few = INDEX_COST * wanted
             rows = self._store.read_now(lambda db: traces.matching(db, filters, space=space, limit=few + 1))
             if len(rows) <= few:
                 return self._exactly(space, version, question, filters, rows)
-            passing = self._passing(space, question, filters, wanted)
+            if wanted > before:
+                passing = self._passing(space, question, filters, wanted)
         return dict(list(passing.items())[: self._candidates])
 
     def _count(self, space: int) -> int:
@@ -233,8 +245,12 @@ class Dense:
     def _exactly(self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int]) -> dict[ChunkKey, float]:
         """Return the best of all chunks of these traces, the ones that pass, and hold them."""
         held = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
-        with self._lock:
-            self._passed.put((space, repr(filters)), Passed.of(version, held))
+        if len(held.keys) * (KEY_BYTES + held.matrix.shape[1]) < PASSED_BYTES:
+            passed = Passed.of(version, held)
+            with self._lock:
+                # Not what was forgotten while it was read.
+                if self._store.versions.of([space]) == (version,):
+                    self._passed.put((space, repr(filters)), passed)
         return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), self._candidates)
 
     def _passing(self, space: int, question: Vectors, filters: Filters, wanted: int) -> dict[ChunkKey, float]:

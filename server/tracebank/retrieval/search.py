@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -77,6 +77,11 @@ class Retriever:
     def close(self) -> None:
         """Let go of what it has of its own. Nobody may search any more."""
         self._scorer.close()
+
+    def forget(self, namespaces: Collection[int]) -> None:
+        """Let go of what is held of these namespaces in memory: some of it was forgotten."""
+        if self._scorer.dense is not None:
+            self._scorer.dense.forget(namespaces)
 
     @property
     def deep(self) -> bool:
