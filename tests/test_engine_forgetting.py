@@ -19,7 +19,7 @@ from tracebank.errors import IndexFaultError, InputError, ModelLoadError, StoreE
 from tracebank.forgetting import forget
 from tracebank.index.analysis import stemmed_words
 from tracebank.records import Filters, parse_trace
-from tracebank.store import traces
+from tracebank.store import filtering, traces
 
 pytestmark = pytest.mark.anyio
 
@@ -119,7 +119,7 @@ async def test_nothing_in_memory_holds_what_was_forgotten(tmp_path: Path, tiny: 
         assert dense is not None
         await engine.retrieve({"query": SECRET, "namespace": "*"}, engine.session())
         assert {space for space, _, _ in dense._residents} == {engine.spaces["default"], engine.spaces["other"]}
-        await engine.forget(lambda db: traces.matching(db, Filters(), namespaces=["default"]))
+        await engine.forget(lambda db: filtering.matching(db, Filters(), namespaces=["default"]))
         assert {space for space, _, _ in dense._residents} == {engine.spaces["other"]}
 
 

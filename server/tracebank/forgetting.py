@@ -13,7 +13,7 @@ from tracebank.learning.episodes import TAG
 from tracebank.learning.step_log import Episode
 from tracebank.records import Filters, Outcome, check_bool, check_id, check_list, parse_time
 from tracebank.retrieval.request import parse_filters
-from tracebank.store import traces
+from tracebank.store import filtering, traces
 
 SAMPLE = 10
 SAMPLE_TASK_CHARS = 160
@@ -64,7 +64,7 @@ async def forget(
     names = [check_id("namespace", namespace, engine.limits)] if named else [within] if within else []
 
     def matching(db: sqlite3.Connection) -> tuple[Sequence[int], tuple[dict[str, str], ...]]:
-        rows = traces.rows_of(db, ids, names) if ids else traces.matching(db, filters, namespaces=names)
+        rows = traces.rows_of(db, ids, names) if ids else filtering.matching(db, filters, namespaces=names)
         return rows, tuple(_shown(stored) for stored in traces.load(db, rows[:SAMPLE]).values())
 
     def meant(episode: Episode) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from tracebank.embedding import PROBE, TokenEncoder, unpacked
+from tracebank.embedding import PROBE, TokenEncoder, agreement
 from tracebank.meaning import Meaning
 from tracebank.store import Store, models, outbox, vectors
 from tracebank.store.outbox import Sink
@@ -35,8 +35,8 @@ async def settle_tokens(store: Store, meaning: Meaning, sink: Sink, forget_quest
     tokens = (await meaning.embedding.read_chunks([PROBE]))[0].tokens
     assert tokens is not None
     codes, model = tokens.codes, meaning.model_id
-    known = await store.read(lambda db: models.token_probe(db, model))
-    if known is not None and _alike(known, codes):
+    known = np.frombuffer(await store.read(lambda db: models.token_probe(db, model)) or b"", np.uint8)
+    if known.size == codes.size and agreement(known.reshape(codes.shape), codes) >= LEAST_COSINE:
         return
     await forget_questions()
     # In parts, between which others write. Killed anywhere, it begins again.
@@ -54,10 +54,3 @@ async def settle_tokens(store: Store, meaning: Meaning, sink: Sink, forget_quest
         log.warning(
             "the directions of the token vectors of %s have changed, or are not known: all are computed again", meaning.embedding.name
         )
-
-
-def _alike(known: bytes, codes: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:
-    if len(known) != codes.nbytes:
-        return False
-    before = np.frombuffer(known, np.uint8).reshape(codes.shape)
-    return float(np.mean(np.sum(unpacked(before) * unpacked(codes), axis=1))) >= LEAST_COSINE

@@ -106,9 +106,9 @@ def load_work(
 ) -> list[Work]:
     """Return the first entries, at most a batch of chunks and at least one trace, by namespace.
 
-    Of chunks that need no embedding, because there is no `model` or because their vectors (with `tokens` those of their tokens, too)
-    are kept, `known_chunks` count as one: to
-    write one takes less than a tenth of what embedding takes, and a commit of the index as long for one as for hundreds.
+    Of chunks that need no embedding, because there is no `model` or because their vectors are kept (with `tokens` those of their
+    tokens, too), `known_chunks` count as one: to write one takes less than a tenth of what embedding takes, and a commit of the
+    index as long for one as for hundreds.
     """
     chunks = vectors.counts(db, [e.row for e in entries], model, tokens=tokens)
     taken: list[Entry] = []

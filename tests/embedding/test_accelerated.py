@@ -74,8 +74,7 @@ class Clock:
 
 def accelerated(begin: Callable[[], Accelerator], clock: Callable[[], float] = time.monotonic) -> AcceleratedModel:
     """Return the model with an accelerator for its documents."""
-    model = loaded()
-    return AcceleratedModel(model, model, begin, clock)
+    return AcceleratedModel(loaded(), begin, clock)
 
 
 def rush(model: AcceleratedModel) -> None:

@@ -29,7 +29,7 @@ from tracebank.retrieval.dense import cosines
 from tracebank.retrieval.fusion import by_score, fuse, merge
 from tracebank.retrieval.questions import all_parts
 from tracebank.retrieval.scoring import EXACT_TRACES
-from tracebank.store import Store, traces, vectors
+from tracebank.store import Store, filtering, traces, vectors
 
 pytestmark = pytest.mark.anyio
 
@@ -254,7 +254,7 @@ async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored
     monkeypatch.setattr(dense_module, "FEW_TRACES", 2)
     monkeypatch.setattr(dense_module, "ENOUGH", 2.0)
     # As where each condition lets many pass, and few meet all of them.
-    monkeypatch.setattr(traces, "at_most", lambda *_, **__: 240)
+    monkeypatch.setattr(filtering, "at_most", lambda *_, **__: 240)
     dense = library.retriever(10).dense
     assert dense is not None
     asked: list[int] = []
@@ -277,10 +277,10 @@ async def test_no_more_traces_pass_a_filter_than_are_reckoned_with(library: Libr
     """Just so many where it has one condition."""
     filters = FILTERS[name]
     passing = sum(passes(value, filters) for value in library.spaces[1].values())
-    reckoned = library.store.read_now(lambda db: traces.at_most(db, filters, space=1, limit=1_000))
+    reckoned = library.store.read_now(lambda db: filtering.at_most(db, filters, space=1, limit=1_000))
     assert passing <= reckoned <= len(library.spaces[1])
     assert reckoned == passing or name in ("nearly all", "combined")
-    assert library.store.read_now(lambda db: traces.at_most(db, filters, space=1, limit=2)) == min(2, reckoned)
+    assert library.store.read_now(lambda db: filtering.at_most(db, filters, space=1, limit=2)) == min(2, reckoned)
 
 
 @pytest.mark.parametrize("name", ["many", "nearly all"])

@@ -15,7 +15,7 @@ from samples import everything, put, trace
 
 from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreVersionError, TracebankError
 from tracebank.records import Filters
-from tracebank.store import Store, traces
+from tracebank.store import Store, filtering
 from tracebank.store.schema import APPLICATION_ID, MIGRATIONS, open_store
 
 pytestmark = pytest.mark.anyio
@@ -232,7 +232,7 @@ async def test_true_is_no_number_in_a_store_of_before_either(tmp_path: Path) -> 
     store = Store.open(path)
     for value, row in ((True, a.row), (1, b.row)):
         filters = Filters(metadata=(("merged", value),))
-        assert list(await store.read(lambda db, filters=filters: traces.matching(db, filters))) == [row]
+        assert list(await store.read(lambda db, filters=filters: filtering.matching(db, filters))) == [row]
     store.close()
 
 

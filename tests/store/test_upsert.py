@@ -14,7 +14,7 @@ from samples import LIMITS, NOW_MS, cut, everything, model_of, put, tiny_vector,
 
 from tracebank.chunking import text_hash
 from tracebank.records import Filters, Outcome, parse_trace
-from tracebank.store import Store, outbox, traces, vectors
+from tracebank.store import Store, filtering, outbox, traces, vectors
 from tracebank.store.outbox import BULK, INTERACTIVE
 
 pytestmark = pytest.mark.anyio
@@ -239,10 +239,10 @@ async def test_filters_select_what_they_say(store: Store, with_outcome: bool, wi
         and (not with_time or 1_001 <= (value.occurred_at_ms or 0) <= 1_003)
     ]
     space_b = (await store.read(traces.namespace_ids))["b"]
-    assert await store.read(lambda db: traces.matching(db, filters)) == wanted
+    assert await store.read(lambda db: filtering.matching(db, filters)) == wanted
     of_b = [row for row in wanted if stored[row].namespace == "b"]
-    assert await store.read(lambda db: traces.matching(db, filters, namespaces=["b"])) == of_b
-    assert await store.read(lambda db: traces.matching(db, filters, space=space_b)) == of_b
+    assert await store.read(lambda db: filtering.matching(db, filters, namespaces=["b"])) == of_b
+    assert await store.read(lambda db: filtering.matching(db, filters, space=space_b)) == of_b
     assert await store.read(lambda db: traces.count(db, space_b)) == 16
 
 

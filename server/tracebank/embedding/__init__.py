@@ -6,9 +6,9 @@ from tracebank.embedding.exported import PROBE
 from tracebank.embedding.loading import load_model, vectors_name
 from tracebank.embedding.service import EmbeddingService
 from tracebank.embedding.token_spans import ModelTokens
-from tracebank.embedding.token_vectors import DocumentEncoder, Embedded, TokenEncoder, TokenVectors, packed, unpacked
+from tracebank.embedding.token_vectors import DocumentEncoder, Embedded, TokenEncoder, TokenVectors, agreement, packed, unpacked
 
 __all__ = [
     "PROBE", "CrossEncoderModel", "DocumentEncoder", "Embedded", "EmbeddingModel", "EmbeddingService", "ModelTokens", "Prompts",
-    "TokenEncoder", "TokenVectors", "Vectors", "load_model", "packed", "unpacked", "vectors_name",
+    "TokenEncoder", "TokenVectors", "Vectors", "agreement", "load_model", "packed", "unpacked", "vectors_name",
 ]  # fmt: skip

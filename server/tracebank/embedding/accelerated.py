@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tracebank.embedding.accelerator import Accelerator, AcceleratorGone
-from tracebank.embedding.base import EmbeddingModel, Vectors, WrappedModel
+from tracebank.embedding.base import Vectors, WrappedModel
 from tracebank.embedding.batches import estimated_tokens
 from tracebank.embedding.exported import PROBE
 from tracebank.embedding.matryoshka import beginnings
 from tracebank.embedding.sentence import ACCELERATOR_BATCH_TOKENS
-from tracebank.embedding.token_vectors import TokenEncoder, TokenVectors, unpacked
+from tracebank.embedding.token_vectors import TokenVectors, TokenwiseEmbedding, agreement
 from tracebank.errors import EmbeddingError
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,10 @@ Read = tuple[Vectors, list[TokenVectors]]
 class AcceleratedModel(WrappedModel):
     """A model on the processor, with an accelerator for documents. What fails there is computed here."""
 
-    def __init__(
-        self, model: EmbeddingModel, tokens: TokenEncoder, begin: Callable[[], Accelerator], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Take the model, twice, and how to begin an accelerator of the same model."""
+    def __init__(self, model: TokenwiseEmbedding, begin: Callable[[], Accelerator], clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the model, and how to begin an accelerator of the same one."""
         super().__init__(model)
-        self._tokens, self._begin, self._clock = tokens, begin, clock
+        self._tokens, self._begin, self._clock = model, begin, clock
         self.accelerator: Accelerator | None = None
         self._trusted = False
         self._closed = False
@@ -120,20 +118,16 @@ class AcceleratedModel(WrappedModel):
 
     def _trusts(self, accelerator: Accelerator) -> bool:
         """Return whether it says of a known text what the processor says, once it has come."""
+        if self._trusted:
+            return True
+        (vectors, tokens, _), (own, own_tokens) = accelerator.encode_tokens([PROBE]), self._tokens.encode_tokens([PROBE])
+        there = beginnings(vectors, self.dim)
+        cosine = float(there[0] @ own[0]) if there.shape == own.shape else 0.0
+        words = agreement(tokens[0].codes, own_tokens[0].codes)
+        self._trusted = min(cosine, words) >= LEAST_COSINE
         if not self._trusted:
-            (vectors, tokens, _), (own, own_tokens) = accelerator.encode_tokens([PROBE]), self._tokens.encode_tokens([PROBE])
-            there, here = beginnings(vectors, self.dim), own
-            words_there, words_here = tokens[0].codes, own_tokens[0].codes
-            if there.shape != here.shape or words_there.shape != words_here.shape:
-                self._let_go("it says something else of a known text: other numbers of tokens or dimensions")
-                return False
-            cosine = float(there[0] @ here[0])
-            words = float(np.mean(np.sum(unpacked(words_there) * unpacked(words_here), axis=1)))
-            if not min(cosine, words) >= LEAST_COSINE:
-                self._let_go(f"it says something else of a known text: cosine {cosine:.3f}, of its tokens {words:.3f}")
-                return False
-            self._trusted = True
-        return True
+            self._let_go(f"it says something else of a known text: cosine {cosine:.3f}, of its tokens {words:.3f}")
+        return self._trusted
 
     def _there(self, accelerator: Accelerator, texts: Sequence[str]) -> Read:
         vectors, tokens, unseen = accelerator.encode_tokens(texts)

@@ -14,10 +14,10 @@ import logging
 import os
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -25,29 +25,6 @@ from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.embedding.threads import DOCUMENTS_NICE
 from tracebank.embedding.tokenwise import TokenwiseModel, with_tokens
 from tracebank.errors import EmbeddingError, ModelLoadError
-
-
-class _Rest:
-    """Ends the process when it has had nothing to do for a while."""
-
-    def __init__(self, rest_s: float) -> None:
-        self._rest_s, self._until = rest_s, time.monotonic() + rest_s
-        self._working = threading.Lock()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def __enter__(self) -> None:
-        self._working.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._until = time.monotonic() + self._rest_s
-        self._working.release()
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(max(0.0, self._until - time.monotonic()))
-            with self._working:
-                if time.monotonic() >= self._until:
-                    os._exit(0)
 
 
 def _load(model: str, revision: str, device: str) -> TokenwiseModel:
@@ -104,12 +81,11 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     answers.write(_line({}))
     answers.flush()
-    rest = _Rest(float(rest_s))
-    while True:
-        line = lines.get()
-        with rest:
-            answers.write(_answer(loaded, json.loads(line)))
+    with suppress(Empty):  # nobody asks any more
+        while True:
+            answers.write(_answer(loaded, json.loads(lines.get(timeout=float(rest_s)))))
             answers.flush()
+    return 0
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | 
     loaded, accelerator = _load_whole(settings, directory, export or export_in_child)
     model = shortened(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
     if accelerator and isinstance(model, TokenEncoder):
-        return AcceleratedModel(model, model, partial(Accelerator, settings.model, settings.revision, accelerator))
+        return AcceleratedModel(model, partial(Accelerator, settings.model, settings.revision, accelerator))
     return model
 
 

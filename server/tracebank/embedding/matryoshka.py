@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tracebank.embedding.base import EmbeddingModel, Vectors, WrappedModel
-from tracebank.embedding.token_vectors import TokenEncoder, TokenVectors
+from tracebank.embedding.token_vectors import TokenEncoder, TokenVectors, TokenwiseEmbedding
 from tracebank.errors import ModelLoadError
 
 
@@ -27,7 +27,7 @@ def shortened(model: EmbeddingModel, dim: int) -> EmbeddingModel:
     """Return the model with vectors of `dim` numbers. Raises: ModelLoadError where its own are shorter."""
     if dim > model.dim:
         raise ModelLoadError(f"embedding.truncate_dim must be at most {model.dim}, the length of this model's vectors, not {dim}")
-    return _Tokenwise(model, model, dim) if isinstance(model, TokenEncoder) else _Shortened(model, dim)
+    return _Tokenwise(model, dim) if isinstance(model, TokenEncoder) else _Shortened(model, dim)
 
 
 class _Shortened(WrappedModel):
@@ -44,9 +44,9 @@ class _Shortened(WrappedModel):
 
 
 class _Tokenwise(_Shortened):
-    def __init__(self, model: EmbeddingModel, tokens: TokenEncoder, dim: int) -> None:
+    def __init__(self, model: TokenwiseEmbedding, dim: int) -> None:
         super().__init__(model, dim)
-        self._tokens = tokens
+        self._tokens = model
 
     def encode_tokens(self, texts: Sequence[str]) -> tuple[Vectors, list[TokenVectors]]:
         vectors, tokens = self._tokens.encode_tokens(texts)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tracebank.embedding.base import Vectors
+from tracebank.embedding.base import EmbeddingModel, Vectors
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -63,6 +63,10 @@ class TokenEncoder(Protocol):
         """Return what `encode` does, and of each text its tokens, without special ones. Raises: EmbeddingError."""
 
 
+class TokenwiseEmbedding(EmbeddingModel, TokenEncoder, Protocol):
+    """Both: an embedding model that tells of tokens."""
+
+
 @runtime_checkable
 class DocumentEncoder(Protocol):
     """An embedding model that has another way for documents, which nobody waits for, than for questions."""
@@ -91,6 +95,11 @@ def tokens_of(encoding: Encoding, states: NDArray[np.floating]) -> TokenVectors:
 def unseen_in(encodings: Iterable[Encoding]) -> int:
     """Return how many tokens were cut off; what was cut off is no special token and no padding."""
     return sum(cut.special_tokens_mask.count(0) for encoding in encodings for cut in encoding.overflowing)
+
+
+def agreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return the mean cosine of the packed tokens of a text as two models tell them; 0 where they are not of one shape."""
+    return float(np.mean(np.sum(unpacked(one) * unpacked(other), axis=1))) if one.shape == other.shape and len(one) else 0.0
 
 
 def packed(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -11,8 +11,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from math import isqrt
 
@@ -24,7 +22,8 @@ from tracebank.embedding import Vectors
 from tracebank.index import ChunkKey, VectorIndex
 from tracebank.meaning import Meaning
 from tracebank.records import Filters
-from tracebank.store import Store, traces, vectors
+from tracebank.retrieval.held import Passed, Resident
+from tracebank.store import Store, filtering, traces, vectors
 from tracebank.store.vectors import Held
 
 # Up to here a namespace's vectors are held: scoring them takes at most half a millisecond.
@@ -33,13 +32,10 @@ RESIDENT_BYTES = 16 * 1_048_576
 # Reading them takes 6 µs each. More than these are not read again for the first question after a write: an agent that stores and
 # asks in turn would pay for it each time, and the index answers one question sooner.
 CHEAP_CHUNKS = 256
-# A key in a list and in a dictionary.
-KEY_BYTES = 200
 # So many traces that pass a filter are scored exactly: a few milliseconds.
 FEW_TRACES = 1_000
 # What passes a filter in a large namespace is held, too, a byte a number: who asks with a filter asks again with it.
 PASSED_BYTES = 24 * 1_048_576
-SCORED_AT_ONCE = 2_048
 # How many traces a namespace has decides between two ways that find the same: it need not be of this moment.
 COUNT_TTL_S = 60.0
 # How much more is asked for where a filter drops some, at least and at most; where too little passes, again as much as it then
@@ -47,8 +43,7 @@ COUNT_TTL_S = 60.0
 OVERSAMPLING = 4
 ENOUGH = 0.25
 MAX_OVERSAMPLED = 10_000
-# To ask the index for one more takes as long as to score so many traces exactly: it looks at twice as many, they are compared
-# once more, and who has them is looked up (measured at a million chunks).
+# So many traces are scored exactly before the index is asked for one text more: what was scored is held for the next question.
 INDEX_COST = 3
 # A text that thousands of traces have must not crowd out the others.
 HOLDERS = 4
@@ -57,57 +52,6 @@ HOLDERS = 4
 SEARCH_WIDTH = 400
 # Of shorter vectors so many times more are compared again with whole ones.
 RESCORED = 2
-
-
-@dataclass(frozen=True)
-class Resident:
-    """The vectors of a whole namespace as of a version of it in the store.
-
-    `held` None: it is too large or, where it is `passed_over`, not worth reading for one question. `chunks`: how many it had.
-    """
-
-    version: int
-    held: Held | None
-    chunks: int
-    passed_over: bool = False
-
-    @cached_property
-    def places(self) -> dict[ChunkKey, int]:
-        """Where each chunk's vector is."""
-        return {key: i for i, key in enumerate(self.held.keys)} if self.held is not None else {}
-
-    @cached_property
-    def rows(self) -> NDArray[np.int64]:
-        """The trace of each vector."""
-        return np.array([row for row, _ in self.held.keys] if self.held is not None else [], np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """The chunks of a namespace that pass a filter, as of a version of it in the store: keys, int8 [len(keys), dim], and each one's scale.
-
-    Half precision, as vectors are kept, takes ten times as long to score; so the best are compared again with their whole vectors.
-    """
-
-    version: int
-    keys: Sequence[ChunkKey]
-    codes: NDArray[np.int8]
-    scales: Vectors
-
-    @classmethod
-    def of(cls, version: int, held: Held) -> Passed:
-        """Hold vectors."""
-        codes, scales = np.empty(held.matrix.shape, np.int8), np.empty(len(held.keys), np.float32)
-        for i in range(0, len(held.keys), SCORED_AT_ONCE):  # not all of them in full precision twice
-            part = held.matrix[i : i + SCORED_AT_ONCE]
-            scales[i : i + SCORED_AT_ONCE] = scale = np.maximum(np.abs(part).max(axis=1), np.float32(1e-9)) / np.float32(127)
-            codes[i : i + SCORED_AT_ONCE] = np.rint(part / scale[:, None])
-        return cls(version, held.keys, codes, scales)
-
-    def scores(self, question: Vectors) -> Vectors:
-        """Return each chunk's cosine with the question, on ordinary vectors less than .002 off."""
-        parts = [self.codes[i : i + SCORED_AT_ONCE].astype(np.float32) @ question for i in range(0, len(self.keys), SCORED_AT_ONCE)]
-        return np.concatenate(parts) * self.scales if parts else np.empty(0, np.float32)
 
 
 class Dense:
@@ -119,8 +63,8 @@ class Dense:
         self.model_id = meaning.model_id
         # Several threads search.
         self._lock = threading.Lock()
-        self._residents: LruCache[int, Resident] = LruCache(max_bytes=RESIDENT_BYTES, size_of=_resident_bytes, clock=time.monotonic)
-        self._passed: LruCache[tuple[int, str], Passed] = LruCache(max_bytes=PASSED_BYTES, size_of=_passed_bytes, clock=time.monotonic)
+        self._residents: LruCache[int, Resident] = LruCache(max_bytes=RESIDENT_BYTES, size_of=_bytes, clock=time.monotonic)
+        self._passed: LruCache[tuple[int, str], Passed] = LruCache(max_bytes=PASSED_BYTES, size_of=_bytes, clock=time.monotonic)
         self._counts: LruCache[int, int] = LruCache(capacity=1_000, ttl_s=COUNT_TTL_S, clock=time.monotonic)
 
     def nearest(self, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
@@ -172,7 +116,7 @@ class Dense:
         keys, matrix = resident.held
         if not filters:
             return _top(keys, matrix @ question if keys else np.empty(0), self._candidates)
-        rows = self._store.read_now(lambda db: traces.matching(db, filters, space=space))
+        rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space))
         places = np.flatnonzero(np.isin(resident.rows, rows)).tolist()
         return _top([keys[i] for i in places], matrix[places] @ question if places else np.empty(0), self._candidates)
 
@@ -215,9 +159,9 @@ class Dense:
         few = max(FEW_TRACES, min(isqrt(int(INDEX_COST * asked_matching)), INDEX_COST * MAX_OVERSAMPLED))
         # From here on the least that is asked for is enough.
         many = int(asked_matching / (OVERSAMPLING * self._candidates))
-        matching = self._store.read_now(lambda db: traces.at_most(db, filters, space=space, limit=max(few + 1, many)))
+        matching = self._store.read_now(lambda db: filtering.at_most(db, filters, space=space, limit=max(few + 1, many)))
         if matching <= few:
-            passing_rows = self._store.read_now(lambda db: traces.matching(db, filters, space=space))
+            passing_rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space))
             return self._exactly(space, version, question, filters, passing_rows)
         wanted = min(MAX_OVERSAMPLED, max(OVERSAMPLING * self._candidates, int(asked_matching / matching)))
         passing = self._passing(space, question, filters, wanted)
@@ -225,7 +169,7 @@ class Dense:
             # They lie apart from the question, or few meet all conditions.
             wanted, before = min(MAX_OVERSAMPLED, wanted * self._candidates // max(1, len(passing))), wanted
             few = INDEX_COST * wanted
-            rows = self._store.read_now(lambda db: traces.matching(db, filters, space=space, limit=few + 1))
+            rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space, limit=few + 1))
             if len(rows) <= few:
                 return self._exactly(space, version, question, filters, rows)
             if wanted > before:
@@ -237,7 +181,7 @@ class Dense:
         with self._lock:
             found = self._counts.get(space)
         if found is None:
-            found = self._store.read_now(lambda db: traces.count_of(db, space))
+            found = self._store.read_now(lambda db: traces.count(db, space))
             with self._lock:
                 self._counts.put(space, found)
         return found
@@ -245,7 +189,7 @@ class Dense:
     def _exactly(self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int]) -> dict[ChunkKey, float]:
         """Return the best of all chunks of these traces, the ones that pass, and hold them."""
         held = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
-        if len(held.keys) * (KEY_BYTES + held.matrix.shape[1]) < PASSED_BYTES:
+        if Passed.bytes_of(held) <= PASSED_BYTES:
             passed = Passed.of(version, held)
             with self._lock:
                 # Not what was forgotten while it was read.
@@ -259,7 +203,7 @@ class Dense:
 
         def passing(db: sqlite3.Connection) -> dict[ChunkKey, bytes]:
             holders = vectors.holders(db, space, near, limit=HOLDERS * wanted)
-            allowed = set(traces.matching(db, filters, space=space, rows={row for row, _ in holders}))
+            allowed = set(filtering.matching(db, filters, space=space, rows={row for row, _ in holders}))
             return {key: text for key, text in holders.items() if key[0] in allowed}
 
         texts = self._store.read_now(passing)
@@ -280,9 +224,5 @@ def _top(keys: Sequence[ChunkKey], scores: NDArray[np.floating], limit: int) -> 
     return dict(found[:limit])
 
 
-def _passed_bytes(key: tuple[int, str], passed: Passed) -> int:
-    return KEY_BYTES * (1 + len(passed.keys)) + passed.codes.nbytes + passed.scales.nbytes
-
-
-def _resident_bytes(space: int, resident: Resident) -> int:
-    return KEY_BYTES * (1 + len(resident.held.keys)) + resident.held.matrix.nbytes if resident.held is not None else KEY_BYTES
+def _bytes(_: object, held: Resident | Passed) -> int:
+    return held.nbytes

@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tracebank.chunking import Chunk, text_hash
-from tracebank.records import Filters, Lesson, Outcome, Scalar, Trace
+from tracebank.records import Lesson, Outcome, Scalar, Trace
 from tracebank.store import outbox
 
 _COLUMNS = (
@@ -126,7 +126,7 @@ def _insert_parts(db: sqlite3.Connection, row: int, space: int, trace: Trace, ch
         [(row, i, lesson.title, lesson.description, lesson.content) for i, lesson in enumerate(trace.lessons)],
     )
     db.executemany("INSERT INTO tags VALUES (?, ?, ?)", [(row, i, tag) for i, tag in enumerate(trace.tags)])
-    labels = _labels(trace.tags, trace.metadata.items())
+    labels = labels_of(trace.tags, trace.metadata.items())
     db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", [(row, key, value, space) for key, value in labels])
     db.executemany(
         "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -194,89 +194,13 @@ def rows_of(db: sqlite3.Connection, trace_ids: Sequence[str], namespaces: Sequen
     return [row for (row,) in found]
 
 
-def matching(
-    db: sqlite3.Connection,
-    filters: Filters,
-    *,
-    space: int | None = None,
-    namespaces: Sequence[str] = (),
-    rows: Collection[int] | None = None,
-    limit: int = -1,
-) -> list[int]:
-    """Return the rows that pass the filters, in one namespace by number or in several by name (none: in all), at most `limit`.
-
-    With `rows` those of them. Without, each namespace is read through the index of what the filters ask to be equal, or of time:
-    as much as matches, not as much as there is.
-    """
-    spaces = [space] if space is not None else _spaces(db, namespaces)
-    if rows is not None:
-        return _passing(db, "json_each(?) j CROSS JOIN traces t ON t.id = j.value", [json.dumps(list(rows))], filters, spaces, limit)
-    labels = _labels(filters.tags, filters.metadata)
-    found: list[int] = []
-    for one in spaces:
-        left = limit if limit < 0 else limit - len(found)
-        if labels:
-            # Counted no further than tells which is rarer.
-            rarest = min(labels, key=lambda label: _count_of(db, one, label, limit=10_000)) if len(labels) > 1 else labels[0]
-            source = "labels l CROSS JOIN traces t ON t.id = l.trace AND l.namespace_id = ? AND l.key = ? AND l.value = ?"
-            found += _passing(db, source, [one, *rarest], filters, [one], left)
-        else:
-            found += _passing(db, "traces t", [], filters, [one], left)
-    return sorted(found)
-
-
-def _passing(
-    db: sqlite3.Connection, source: str, arguments: Sequence[Any], filters: Filters, spaces: Sequence[int], limit: int
-) -> list[int]:
-    where, values = f"t.namespace_id IN ({', '.join('?' * len(spaces))})", list[Any](spaces)
-    if filters.outcomes:
-        where += f" AND t.outcome IN ({', '.join('?' * len(filters.outcomes))})"
-        values += [str(outcome) for outcome in filters.outcomes]
-    for label in _labels(filters.tags, filters.metadata):
-        where += " AND EXISTS (SELECT 1 FROM labels e WHERE e.trace = t.id AND e.key = ? AND e.value = ?)"
-        values += label
-    for bound, comparison in ((filters.since_ms, ">="), (filters.until_ms, "<=")):
-        if bound is not None:
-            where += f" AND t.occurred_at_ms {comparison} ?"
-            values.append(bound)
-    return [row for (row,) in db.execute(f"SELECT t.id FROM {source} WHERE {where} LIMIT ?", (*arguments, *values, limit))]
-
-
-def _labels(tags: Iterable[str], metadata: Iterable[tuple[str, Scalar]]) -> list[tuple[str, Any]]:
+def labels_of(tags: Iterable[str], metadata: Iterable[tuple[str, Scalar]]) -> list[tuple[str, Any]]:
     """Return tags and metadata as they stand in `labels`: true and false apart from the numbers that SQLite takes them for."""
     return [*((TAG, tag) for tag in tags), *((key, bytes([value]) if isinstance(value, bool) else value) for key, value in metadata)]
 
 
-def at_most(db: sqlite3.Connection, filters: Filters, *, space: int, limit: int) -> int:
-    """Return how many traces of a namespace can pass the filters, counted up to a limit: as many as the rarest of their conditions lets.
-
-    Reads nothing but indexes: a hundred thousand in a millisecond or two.
-    """
-    counts = [_count_of(db, space, label, limit=limit) for label in _labels(filters.tags, filters.metadata)]
-    if filters.outcomes:
-        outcomes = [str(outcome) for outcome in filters.outcomes]
-        counts.append(_count(db, "traces", f"outcome IN ({', '.join('?' * len(outcomes))})", [space, *outcomes], limit))
-    if filters.since_ms is not None or filters.until_ms is not None:
-        bounds = [-(2**63) if filters.since_ms is None else filters.since_ms, 2**63 - 1 if filters.until_ms is None else filters.until_ms]
-        counts.append(_count(db, "traces", "occurred_at_ms BETWEEN ? AND ?", [space, *bounds], limit))
-    return min(counts) if counts else _count(db, "traces", "TRUE", [space], limit)
-
-
-def count_of(db: sqlite3.Connection, space: int) -> int:
-    """Return how many traces a namespace has."""
-    return _count(db, "traces", "TRUE", [space])
-
-
-def _count_of(db: sqlite3.Connection, space: int, label: tuple[str, Any], *, limit: int) -> int:
-    return _count(db, "labels", "key = ? AND value = ?", [space, *label], limit)
-
-
-def _count(db: sqlite3.Connection, table: str, condition: str, arguments: Sequence[Any], limit: int = -1) -> int:
-    bounded = f"SELECT 1 FROM {table} WHERE namespace_id = ? AND {condition} LIMIT ?"
-    return int(db.execute(f"SELECT count(*) FROM ({bounded})", (*arguments, limit)).fetchone()[0])
-
-
-def _spaces(db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
+def spaces_named(db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
+    """Return the numbers of namespaces by their names, of those that there are; without names of all."""
     known = namespace_ids(db)
     return [known[name] for name in names if name in known] if names else sorted(known.values())
 
@@ -349,6 +273,6 @@ def namespace_ids(db: sqlite3.Connection) -> dict[str, int]:
 
 def page(db: sqlite3.Connection, names: Sequence[str], *, after: int, limit: int, max_bytes: float = math.inf) -> list[StoredTrace]:
     """Return the next traces of the namespaces (none: of all) behind row `after`, by row, as `next_rows`; empty at the end."""
-    rows = next_rows(db, _spaces(db, names) if names else None, after=after, limit=limit, max_bytes=max_bytes)
+    rows = next_rows(db, spaces_named(db, names) if names else None, after=after, limit=limit, max_bytes=max_bytes)
     found = load(db, rows)
     return [found[row] for row in rows]
