@@ -246,7 +246,7 @@ def measure(chunks: int, home: Path, compression: str, phase: str) -> dict[str, 
     """Run a phase in a process of its own."""
     directory = home / f"scale-{chunks}"
     command = [sys.executable, __file__, "--phase", phase, "--chunks", str(chunks), "--home", str(directory), "--compression", compression]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}  # as the engine's process
     done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True, env=environment)
     figures = json.loads(done.stdout.splitlines()[-1])
     if phase != "query":

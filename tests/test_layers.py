@@ -32,6 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "sentences",
             "idle",
             "precedence",
+            "blas",
         }
     ),
     frozenset({"caching", "tokens", "metrics", "chunking"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -79,6 +80,22 @@ runpy.run_module("tracebank.daemon", run_name="__main__")
 """
     said = python(code, TRACEBANK_DATA_DIR=str(tmp_path), TRACEBANK_RETRIEVAL__K="0")
     assert said.strip().splitlines()[-1] == "[True] True True"
+
+
+def test_matrix_products_stay_in_one_thread_of_the_engine(tmp_path: Path) -> None:
+    """Threads that spin after a product would be in the way of the model's; who sets the variable gets what it says."""
+    code = """
+import os, runpy, sys
+def told(code):
+    from threadpoolctl import threadpool_info
+    print([pool["num_threads"] for pool in threadpool_info() if "openblas" in pool["internal_api"]], file=sys.stderr)
+os._exit = told
+runpy.run_module("tracebank.daemon", run_name="__main__")
+"""
+    for variables, threads in (({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, 2)):
+        said = python(code, TRACEBANK_DATA_DIR=str(tmp_path), TRACEBANK_RETRIEVAL__K="0", **variables)
+        pools = json.loads(said.strip().splitlines()[-1])
+        assert set(pools) <= {threads}, said
 
 
 def test_an_engine_that_comes_up_has_not_loaded_what_few_prompts_need() -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import gc
 
+from tracebank import blas
+
 if __name__ == "__main__":
     # What is imported stays: looking through all of it, again and again, takes a seventh of the time.
     gc.disable()
+    blas.stay_in_one_thread()
 
 import asyncio
 import contextlib

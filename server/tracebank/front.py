@@ -47,6 +47,9 @@ def main() -> None:
 
         app()
     elif os.environ.get("TRACEBANK_ENGINE") == "in-process":
+        from tracebank import blas
+
+        blas.stay_in_one_thread()
         from tracebank.in_process import serve_one_client
 
         serve_one_client()
