@@ -26,7 +26,7 @@ import uuid_utils
 from anyio import to_thread
 
 from tracebank import __version__, memory
-from tracebank.answering import Asking, Finder, Retrieved
+from tracebank.answering import Asking, Finder, Pages, Retrieved
 from tracebank.background import Background
 from tracebank.compression import Compressed
 from tracebank.compressor import Compressor
@@ -184,7 +184,8 @@ class Engine:
 
     def _asking(self) -> Asking:
         finder = Finder(
-            store=self.store, retriever=self.retriever, reranker=self.reranker, learner=self.learner,
+            retriever=self.retriever, reranker=self.reranker,
+            pages=Pages(store=self.store, learner=self.learner, spaces=lambda: self.spaces),
             spaces=lambda: self.spaces, model=lambda: self.embedding.name, tokenizer=self.tokenizer,
             searched=self._see_to_faults, ttl_s=self.settings.cache.results_ttl_s,
         )  # fmt: skip

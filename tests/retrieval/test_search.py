@@ -173,8 +173,9 @@ QUESTIONS = ["kiwiberry plum", "figstone figwood oatfield rye", " ".join(WORDS[:
 
 @pytest.fixture(autouse=True)
 def searched_by_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small as they are, the namespaces are not held in memory."""
+    """Small as they are, the namespaces are not held in memory, and not all of them is proposed."""
     monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 0)
+    monkeypatch.setattr(scoring_module, "EVERY_CHUNK", 0)
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -185,6 +186,40 @@ async def test_a_namespace_that_is_held_in_memory_is_searched_exactly(library: L
     for question in QUESTIONS:
         searched = await retriever.search([question], [1], FILTERS[name])
         same(searched.ranking, library.exact([question], [1], FILTERS[name]), SCORED)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+async def test_of_a_small_namespace_all_is_proposed(library: Library, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """However few candidates there are elsewhere: so nothing has to be scored apart, and the ranking is exact to its last."""
+    monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 4_096)
+    monkeypatch.setattr(scoring_module, "EVERY_CHUNK", 4_096)
+    retriever = library.retriever(10)
+    for question in QUESTIONS:
+        with monkeypatch.context() as proposing:
+            proposing.setattr(library.words, "score", lambda *_: pytest.fail("something was scored apart"))
+            searched = await retriever.search([question], [1], FILTERS[name])
+        same(searched.ranking, library.exact([question], [1], FILTERS[name]), SCORED)
+
+
+async def test_what_has_no_vector_yet_is_taken_for_an_average_one_in_a_small_namespace_too(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is proposed, but not all of it has been embedded."""
+    monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 4_096)
+    (added,) = await put(library.store, trace("new", namespace="one", task="kiwi plum", content="", lessons=()))
+    library.words.apply(
+        1, [IndexedTrace(row=added.row, text="kiwi plum", chunks=("kiwi plum",), outcome="success", tags=(), occurred_at_ms=0)], []
+    )
+    scores = []
+    try:
+        for every in (0, 4_096):
+            monkeypatch.setattr(scoring_module, "EVERY_CHUNK", every)
+            searched = await library.retriever(EVERYTHING).search(["kiwi plum"], [1], Filters())
+            scores += [ranked.score for ranked in searched.ranking if ranked.row == added.row]
+    finally:
+        library.words.apply(1, [], [added.row])
+        await library.store.write(lambda db: traces.delete(db, [added.row]))
+    assert scores == pytest.approx([scores[0]] * 2)
 
 
 async def test_what_is_searched_side_by_side_is_found_as_one_after_the_other(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,16 +246,16 @@ async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
     monkeypatch.setattr(vectors, "of_namespace", lambda *args, **kwargs: read.append(args[2]) or of_namespace(*args, **kwargs))  # type: ignore[func-returns-value]
     dense = library.retriever(EVERYTHING).dense
     assert dense is not None
-    before = dense.nearest(1, tiny_vector("kiwi"), Filters())
-    assert dense.nearest(1, tiny_vector("kiwi"), Filters()) == before
+    before = dense.nearest(1, tiny_vector("kiwi"), Filters(), 60)
+    assert dense.nearest(1, tiny_vector("kiwi"), Filters(), 60) == before
     assert read == [1]
     (added,) = await put(library.store, trace("new", namespace="one", task="kiwi", content="", lessons=()))
     try:
         await library.store.write(lambda db: vectors.put(db, library.model_id, {text_hash("kiwi"): tiny_vector("kiwi")}))
         if passed_over:
-            assert dense.nearest(1, tiny_vector("kiwi"), Filters())
+            assert dense.nearest(1, tiny_vector("kiwi"), Filters(), 60)
             assert read == [1]
-        assert next(iter(dense.nearest(1, tiny_vector("kiwi"), Filters()))) == (added.row, 0)
+        assert next(iter(dense.nearest(1, tiny_vector("kiwi"), Filters(), 60))) == (added.row, 0)
         assert read == [1, 1]
     finally:
         await library.store.write(lambda db: traces.delete(db, [added.row]))
@@ -265,7 +300,7 @@ async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored
         vector = tiny_vector(question)
         asked.clear()
         dense._passed.clear()
-        found = dense.nearest(1, vector, filters)
+        found = dense.nearest(1, vector, filters, 10)
         rows = [row for row, value in library.spaces[1].items() if passes(value, filters)]
         exact = cosines(library.store.read_now(lambda db, rows=rows: vectors.of_traces(db, library.model_id, rows)), vector)  # type: ignore[misc]
         assert sorted(found.values()) == pytest.approx(sorted(sorted(exact.values(), reverse=True)[:10]))
@@ -290,7 +325,7 @@ async def test_what_a_large_part_passes_is_not_read_whole(library: Library, monk
     monkeypatch.setattr(vectors, "of_traces", lambda *_: pytest.fail("all that passes was read"))
     dense = library.retriever(10).dense
     assert dense is not None
-    found = dense.nearest(1, tiny_vector("kiwi"), FILTERS[name])
+    found = dense.nearest(1, tiny_vector("kiwi"), FILTERS[name], 10)
     assert len(found) == 10
     assert all(passes(library.spaces[1][row], FILTERS[name]) for row, _ in found)
 
@@ -303,23 +338,23 @@ async def test_what_passes_a_filter_is_held_until_the_namespace_is_written(libra
     dense = library.retriever(EVERYTHING).dense
     assert dense is not None
     kiwi, few = tiny_vector("kiwi"), FILTERS["few"]
-    before = dense.nearest(1, kiwi, few)
-    assert dense.nearest(1, kiwi, few) == pytest.approx(before, abs=1e-6)
+    before = dense.nearest(1, kiwi, few, EVERYTHING)
+    assert dense.nearest(1, kiwi, few, EVERYTHING) == pytest.approx(before, abs=1e-6)
     rows = {row for row, value in library.spaces[1].items() if passes(value, FILTERS["one"])}
-    assert {row for row, _ in dense.nearest(1, kiwi, FILTERS["one"])} == rows
+    assert {row for row, _ in dense.nearest(1, kiwi, FILTERS["one"], EVERYTHING)} == rows
     assert len(read) == 2
     new: dict[str, Any] = {"namespace": "one", "task": "kiwi", "content": "", "lessons": (), "tags": ("rare",)}
     values = [trace(name, metadata={"approved": value}, **new) for name, value in APPROVED]
     added = await put(library.store, *values)
     try:
         await library.store.write(lambda db: vectors.put(db, library.model_id, {text_hash("kiwi"): kiwi}))
-        assert set(list(dense.nearest(1, kiwi, few))[:2]) == {(one.row, 0) for one in added}
+        assert set(list(dense.nearest(1, kiwi, few, EVERYTHING))[:2]) == {(one.row, 0) for one in added}
         assert len(read) == 3
         for (_, value), one in zip(APPROVED, added, strict=True):
-            assert list(dense.nearest(1, kiwi, Filters(tags=("rare",), metadata=(("approved", value),)))) == [(one.row, 0)]
+            assert list(dense.nearest(1, kiwi, Filters(tags=("rare",), metadata=(("approved", value),)), EVERYTHING)) == [(one.row, 0)]
     finally:
         await library.store.write(lambda db: traces.delete(db, [one.row for one in added]))
-    assert dense.nearest(1, kiwi, few) == pytest.approx(before, abs=1e-6)
+    assert dense.nearest(1, kiwi, few, EVERYTHING) == pytest.approx(before, abs=1e-6)
     for forgotten, left in ((2, 1), (1, 0)):
         dense.forget([forgotten])
         assert sum(key == (1, repr(few)) for key, _, _ in dense._passed) == left

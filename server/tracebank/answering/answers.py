@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tracebank.answering.finder import Finder, Retrieved
+from tracebank.answering.finder import Finder
+from tracebank.answering.pages import Retrieved
 from tracebank.answering.requests import Asked
 from tracebank.caching import Flights, LruCache
 from tracebank.precedence import Precedence

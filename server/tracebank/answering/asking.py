@@ -7,10 +7,11 @@ from typing import Any
 
 from tracebank import __version__
 from tracebank.answering.answers import Answers, Present
-from tracebank.answering.finder import Finder, Retrieved
+from tracebank.answering.finder import Finder
 from tracebank.answering.freshness import Freshness, Waiting
 from tracebank.answering.history import History
 from tracebank.answering.keeping import Keeper
+from tracebank.answering.pages import Retrieved
 from tracebank.answering.requests import Asked, Requests
 from tracebank.answering.warming import Warmer
 from tracebank.background import Background

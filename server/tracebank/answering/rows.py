@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from tracebank.answering.finder import Retrieved
+from tracebank.answering.pages import Retrieved
 from tracebank.answering.requests import Asked
 from tracebank.records import Filters, Outcome, Query
 from tracebank.retrieval.presentation import Page, Result

@@ -81,12 +81,12 @@ class Learner:
 
         return await self._store.write(write)
 
-    async def weighed(self, ranking: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
-        """Return the ranking weighed by what is known of each trace's worth, and by its age."""
+    def weighed(self, ranking: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
+        """Return the ranking weighed by what is known of each trace's worth, and by its age. It blocks. Raises: StoreError."""
         if not ranking:
             return ranking
         rows = [ranked.row for ranked in ranking]
-        known, moments = await self._store.read(lambda db: (feedback.of_traces(db, rows), traces.occurred_at_ms(db, rows)))
+        known, moments = self._store.read_now(lambda db: (feedback.of_traces(db, rows), traces.occurred_at_ms(db, rows)))
         now_ms, settings = self._now_ms(), self._settings
         weights = age.priors(moments, half_life_days=settings.age_half_life_days)
         for row, events in known.items():
@@ -96,8 +96,8 @@ class Learner:
 
     # -- what is told in a search -------------------------------------------------------------------------------
 
-    async def context(self, rows: Sequence[int]) -> Context:
-        """Return what is known about the traces on a page, in their order."""
+    def context(self, rows: Sequence[int]) -> Context:
+        """Return what is known about the traces on a page, in their order. It blocks. Raises: StoreError."""
         if not rows:
             return Context()
 
@@ -106,7 +106,7 @@ class Learner:
             often = kinds.told(kind_rows.of_traces(db, rows), rows)
             return Context(told=consolidation.told(lesson_groups.of_traces(db, rows), rows), patterns=(*often, *patterns.hints(known)))
 
-        return await self._store.read(read)
+        return self._store.read_now(read)
 
     # -- figures ------------------------------------------------------------------------------------------------
 

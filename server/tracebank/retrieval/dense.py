@@ -57,8 +57,8 @@ RESCORED = 2
 class Dense:
     """Searches the vectors of one model. Its calls block; any thread may make them."""
 
-    def __init__(self, store: Store, meaning: Meaning, *, candidates: int) -> None:
-        self._store, self._candidates = store, candidates
+    def __init__(self, store: Store, meaning: Meaning) -> None:
+        self._store = store
         self._index: VectorIndex = meaning.index
         self.model_id = meaning.model_id
         # Several threads search.
@@ -67,15 +67,15 @@ class Dense:
         self._passed: LruCache[tuple[int, str], Passed] = LruCache(max_bytes=PASSED_BYTES, size_of=_bytes, clock=time.monotonic)
         self._counts: LruCache[int, int] = LruCache(capacity=1_000, ttl_s=COUNT_TTL_S, clock=time.monotonic)
 
-    def nearest(self, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
-        """Return the cosines of the chunks nearest to the question that pass the filters. Raises: IndexFaultError."""
+    def nearest(self, space: int, question: Vectors, filters: Filters, limit: int) -> dict[ChunkKey, float]:
+        """Return the cosines of the `limit` chunks nearest to the question that pass the filters. Raises: IndexFaultError."""
         resident = self._resident(space)
         if resident.held is not None:
-            return self._of_resident(space, resident, question, filters)
+            return self._of_resident(space, resident, question, filters, limit)
         if not filters:
-            found = self._query(space, question, self._candidates)
-            return self._store.read_now(lambda db: self._chunks_of(db, space, found))
-        return self._filtered(space, question, filters)
+            found = self._query(space, question, limit)
+            return self._store.read_now(lambda db: _chunks_of(db, space, found, limit))
+        return self._filtered(space, question, filters, limit)
 
     def forget(self, spaces: Collection[int]) -> None:
         """Let go of what is held of these namespaces: some of it was forgotten."""
@@ -111,14 +111,14 @@ class Dense:
         held = self._store.read_now(lambda db: vectors.of_namespace(db, self.model_id, space, limit=RESIDENT_CHUNKS))
         return Resident(version, held, len(held.keys) if held is not None else RESIDENT_CHUNKS)
 
-    def _of_resident(self, space: int, resident: Resident, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
+    def _of_resident(self, space: int, resident: Resident, question: Vectors, filters: Filters, limit: int) -> dict[ChunkKey, float]:
         assert resident.held is not None
         keys, matrix = resident.held
         if not filters:
-            return _top(keys, matrix @ question if keys else np.empty(0), self._candidates)
+            return _top(keys, matrix @ question if keys else np.empty(0), limit)
         rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space))
         places = np.flatnonzero(np.isin(resident.rows, rows)).tolist()
-        return _top([keys[i] for i in places], matrix[places] @ question if places else np.empty(0), self._candidates)
+        return _top([keys[i] for i in places], matrix[places] @ question if places else np.empty(0), limit)
 
     def _query(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
         """Return the cosines of the nearest texts, the nearest first."""
@@ -139,42 +139,38 @@ class Dense:
         hashes, matrix = self._store.read_now(lambda db: vectors.of_texts(db, self.model_id, near))
         return dict(zip(hashes, (matrix @ question).tolist(), strict=True)) if hashes else {}
 
-    def _chunks_of(self, db: sqlite3.Connection, space: int, found: Mapping[bytes, float]) -> dict[ChunkKey, float]:
-        holders = vectors.holders(db, space, found, limit=HOLDERS * self._candidates)
-        return {key: found[text] for key, text in holders.items()}
-
     # No reader of the store is held while the index is asked: it may need one itself, and there are few.
 
-    def _filtered(self, space: int, question: Vectors, filters: Filters) -> dict[ChunkKey, float]:
+    def _filtered(self, space: int, question: Vectors, filters: Filters, limit: int) -> dict[ChunkKey, float]:
         (version,) = self._store.versions.of([space])
         with self._lock:
             passed = self._passed.get((space, repr(filters)), lambda held: held.version == version)  # true is not 1
         if passed is not None:
-            near = list(_top(passed.keys, passed.scores(question), RESCORED * self._candidates))
+            near = list(_top(passed.keys, passed.scores(question), RESCORED * limit))
             held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, near))
-            return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), self._candidates)
+            return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
         # So many have to be asked for, times how many match, that twice as many pass as are enough, where those that do lie anywhere.
-        asked_matching = 2 * ENOUGH * self._candidates * self._count(space)
+        asked_matching = 2 * ENOUGH * limit * self._count(space)
         # Up to here to ask for them takes longer than to score exactly what matches.
         few = max(FEW_TRACES, min(isqrt(int(INDEX_COST * asked_matching)), INDEX_COST * MAX_OVERSAMPLED))
         # From here on the least that is asked for is enough.
-        many = int(asked_matching / (OVERSAMPLING * self._candidates))
+        many = int(asked_matching / (OVERSAMPLING * limit))
         matching = self._store.read_now(lambda db: filtering.at_most(db, filters, space=space, limit=max(few + 1, many)))
         if matching <= few:
             passing_rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space))
-            return self._exactly(space, version, question, filters, passing_rows)
-        wanted = min(MAX_OVERSAMPLED, max(OVERSAMPLING * self._candidates, int(asked_matching / matching)))
+            return self._exactly(space, version, question, filters, passing_rows, limit)
+        wanted = min(MAX_OVERSAMPLED, max(OVERSAMPLING * limit, int(asked_matching / matching)))
         passing = self._passing(space, question, filters, wanted)
-        if len(passing) < ENOUGH * self._candidates:
+        if len(passing) < ENOUGH * limit:
             # They lie apart from the question, or few meet all conditions.
-            wanted, before = min(MAX_OVERSAMPLED, wanted * self._candidates // max(1, len(passing))), wanted
+            wanted, before = min(MAX_OVERSAMPLED, wanted * limit // max(1, len(passing))), wanted
             few = INDEX_COST * wanted
             rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space, limit=few + 1))
             if len(rows) <= few:
-                return self._exactly(space, version, question, filters, rows)
+                return self._exactly(space, version, question, filters, rows, limit)
             if wanted > before:
                 passing = self._passing(space, question, filters, wanted)
-        return dict(list(passing.items())[: self._candidates])
+        return dict(list(passing.items())[:limit])
 
     def _count(self, space: int) -> int:
         """Return how many traces a namespace has, or had a minute ago: to count a third of a million takes 10 ms."""
@@ -186,7 +182,9 @@ class Dense:
                 self._counts.put(space, found)
         return found
 
-    def _exactly(self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int]) -> dict[ChunkKey, float]:
+    def _exactly(
+        self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int], limit: int
+    ) -> dict[ChunkKey, float]:
         """Return the best of all chunks of these traces, the ones that pass, and hold them."""
         held = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
         if Passed.bytes_of(held) <= PASSED_BYTES:
@@ -195,7 +193,7 @@ class Dense:
                 # Not what was forgotten while it was read.
                 if self._store.versions.of([space]) == (version,):
                     self._passed.put((space, repr(filters)), passed)
-        return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), self._candidates)
+        return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
 
     def _passing(self, space: int, question: Vectors, filters: Filters, wanted: int) -> dict[ChunkKey, float]:
         """Return the cosines of those of the nearest `wanted` that pass, the nearest first."""
@@ -212,6 +210,11 @@ class Dense:
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
+def _chunks_of(db: sqlite3.Connection, space: int, found: Mapping[bytes, float], limit: int) -> dict[ChunkKey, float]:
+    holders = vectors.holders(db, space, found, limit=HOLDERS * limit)
+    return {key: found[text] for key, text in holders.items()}
+
+
 def cosines(held: Held, question: Vectors) -> dict[ChunkKey, float]:
     """Return the cosine of each unit vector with the question's."""
     return dict(zip(held.keys, (held.matrix @ question).tolist(), strict=True)) if held.keys else {}
@@ -219,9 +222,9 @@ def cosines(held: Held, question: Vectors) -> dict[ChunkKey, float]:
 
 def _top(keys: Sequence[ChunkKey], scores: NDArray[np.floating], limit: int) -> dict[ChunkKey, float]:
     """Return the highest scores, the highest first, those of the same in the order of the keys."""
-    best = np.flatnonzero(scores >= np.partition(scores, -limit)[-limit]).tolist() if len(scores) > limit else range(len(scores))
-    found = sorted(((keys[i], float(scores[i])) for i in best), key=lambda item: (-item[1], item[0]))
-    return dict(found[:limit])
+    best = np.flatnonzero(scores >= np.partition(scores, -limit)[-limit]) if len(scores) > limit else np.arange(len(scores))
+    best = best[np.argsort(-scores[best], kind="stable")][:limit]
+    return dict(zip([keys[i] for i in best.tolist()], scores[best].tolist(), strict=True))
 
 
 def _bytes(_: object, held: Resident | Passed) -> int:

@@ -6,6 +6,7 @@ from the vectors in the store (`dense`), BM25 from tantivy on just those chunks.
 
 from __future__ import annotations
 
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from tracebank.store.outbox import Sink
 PARALLEL_SEARCHES = 4
 # From here on a search of one kind takes milliseconds, and handing it to another thread a tenth of one.
 BESIDE_CHUNKS = 100_000
+# Of a namespace of so many chunks all are proposed: to score what one index did not tell takes longer than to ask both for everything.
+EVERY_CHUNK = 500
 # So many of the best proposed, by what they may come to, are scored exactly: three times what is compared word by word, so that
 # none of those is missed. As many again for each further namespace that may have more than it proposed.
 EXACT_TRACES = 60
@@ -89,8 +92,18 @@ class Proposed:
     words: WordHits
     dense: dict[ChunkKey, float] | None
     fused: Fused
-    # Whether there may be more than was proposed.
-    cut: bool
+    # How much each was asked for: a list of so many may be cut.
+    limit: int
+
+    @property
+    def cut(self) -> bool:
+        """Whether there may be more than was proposed."""
+        return any(len(found) >= self.limit for found in (self.dense or (), self.words.chunks, self.words.traces))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the scores are exact: nothing was cut, and no vector is still to come."""
+        return not self.cut and (self.dense is None or self.words.chunks.keys() <= self.dense.keys())
 
 
 class Scorer:
@@ -106,28 +119,35 @@ class Scorer:
         """Let go of the threads. Nobody may search any more."""
         self._beside.close()
 
+    def search(self, asked: Asked, spaces: Sequence[int]) -> tuple[list[Ranked], list[Proposed]]:
+        """Return what both indexes propose in these namespaces, ranked, and as proposed."""
+        proposals = self.propose(asked, spaces)
+        return self.ranked(asked, proposals) if proposals else [], proposals
+
     def propose(self, asked: Asked, spaces: Sequence[int]) -> list[Proposed]:
         """Ask both indexes of each of these namespaces."""
         return [self._propose(asked, space) for space in spaces]
 
     def _propose(self, asked: Asked, space: int) -> Proposed:
         unless_faulty = self._faults.unless_faulty
-        query = partial(self._words.query, space, asked.text, self._candidates, asked.filters)
+        chunks = unless_faulty("words", lambda: self._words.count(space), 0)
+        limit = max(self._candidates, chunks + 1) if chunks <= EVERY_CHUNK else self._candidates
+        query = partial(self._words.query, space, asked.text, limit, asked.filters)
         words, near = self._beside.both(
-            lambda: unless_faulty("words", query, WordHits()),
-            lambda: self._near(asked, space),
-            worth=unless_faulty("words", lambda: self._words.count(space), 0) >= BESIDE_CHUNKS,
+            lambda: unless_faulty("words", query, WordHits()), lambda: self._near(asked, space, limit), worth=chunks >= BESIDE_CHUNKS
         )
-        missing = Missing.beyond(near, words, full=self._candidates)
-        cut = any(len(found) >= self._candidates for found in (near or (), words.chunks, words.traces))
-        return Proposed(space, words, near, Fused(near, words, tokens=near is not None and asked.tokens is not None, missing=missing), cut)
+        missing = Missing.beyond(near, words, full=limit)
+        fused = Fused(near, words, tokens=near is not None and asked.tokens is not None, missing=missing)
+        return Proposed(space, words, near, fused, limit)
 
-    def _near(self, asked: Asked, space: int) -> dict[ChunkKey, float] | None:
+    def _near(self, asked: Asked, space: int, limit: int) -> dict[ChunkKey, float] | None:
         """Return the cosines of the nearest chunks; None where meaning takes no part."""
         nothing: dict[ChunkKey, float] | None = None
         if asked.embedded is None or self.dense is None:
             return nothing
-        return self._faults.unless_faulty("vectors", partial(self.dense.nearest, space, asked.embedded.vector, asked.filters), nothing)
+        return self._faults.unless_faulty(
+            "vectors", partial(self.dense.nearest, space, asked.embedded.vector, asked.filters, limit), nothing
+        )
 
     def ranked(self, asked: Asked, proposals: Sequence[Proposed]) -> list[Ranked]:
         """Return what was proposed: the best scored exactly, with what neighbours lend, and word by word; the others behind."""
@@ -157,9 +177,13 @@ class Scorer:
     ) -> tuple[Neighbours, set[int], dict[int, int]]:
         """Return who is whose neighbour in time, who may borrow, and those of them `beyond` the best, with their chunks' number."""
         lending = rows[: context.LENDING_TRACES]
-        near = self._store.read_now(lambda db: neighbours.of_traces(db, lending, reach=context.REACH, within_ms=context.WITHIN_MS))
-        loans = context.lent({row: own[row] for row in lending}, near, own)
-        chunks = self._store.read_now(lambda db: traces.chunk_counts(db, list(loans)))
+
+        def read(db: sqlite3.Connection) -> tuple[Neighbours, dict[int, float], dict[int, int]]:
+            near = neighbours.of_traces(db, lending, reach=context.REACH, within_ms=context.WITHIN_MS)
+            loans = context.lent({row: own[row] for row in lending}, near, own)
+            return near, loans, traces.chunk_counts(db, list(loans))
+
+        near, loans, chunks = self._store.read_now(read)
         borrowers = {row for row in loans if chunks.get(row, 0) <= context.SHORT_CHUNKS}
         exact = set(rows[:beyond])
         # Those that were proposed further down, by what they may come to; and those that nobody proposed, by what is lent to them.
@@ -171,6 +195,8 @@ class Scorer:
 
     def _exactly(self, asked: Asked, proposed: Proposed, rows: Sequence[int], new: Mapping[int, int]) -> list[Ranked]:
         """Return the exact scores of these rows of a namespace; of the `new` ones all chunks count, their number is given."""
+        if proposed.exact:
+            return [proposed.fused.ranked(row) for row in rows if row in proposed.fused.scores]
         words, dense = self._completed(asked, proposed, rows, new)
         wanted = set(rows)
         # A text whose vector is still to come is taken for an average one: what was just stored is not put behind all others.
@@ -188,8 +214,8 @@ class Scorer:
         keys = {key for key in known if key[0] in wanted} | {(row, TASK_ORDINAL) for row in wanted}
         keys |= {(row, ordinal) for row in rows if row in new for ordinal in range(new[row])}
         # A list that is not full is complete: what it lacks shares no word with the question.
-        chunks = [key for key in keys if key not in words.chunks] if len(words.chunks) >= self._candidates else []
-        wholes = [row for row in rows if row not in words.traces] if len(words.traces) >= self._candidates else []
+        chunks = [key for key in keys if key not in words.chunks] if len(words.chunks) >= proposed.limit else []
+        wholes = [row for row in rows if row not in words.traces] if len(words.traces) >= proposed.limit else []
         if chunks or wholes:
             space = proposed.space
             more = self._faults.unless_faulty("words", lambda: self._words.score(space, asked.text, chunks, wholes), WordHits())

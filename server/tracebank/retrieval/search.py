@@ -67,7 +67,7 @@ class Retriever:
 
     def attach(self, meaning: Meaning) -> None:
         """Hand over a model and its vector index, once they are open: from now on meaning takes part."""
-        self._scorer.dense = Dense(self._store, meaning, candidates=self._candidates)
+        self._scorer.dense = Dense(self._store, meaning)
         self._embedding, self._without_meaning = meaning.embedding, LOADING
 
     def do_without(self, reason: str) -> None:
@@ -125,6 +125,9 @@ class Retriever:
     async def _search_for(self, asked: Asked, namespaces: Sequence[int]) -> tuple[list[Ranked], bool]:
         """Return the ranking for one question, and whether meaning took part everywhere."""
         in_thread = partial(to_thread.run_sync, limiter=self._limiter)
+        if len(namespaces) == 1:
+            ranking, proposals = await in_thread(self._scorer.search, asked, namespaces)
+            return ranking, all(proposed.dense is not None for proposed in proposals)
         # Each thread takes several where there are many: to change threads takes as long as to ask a small one.
         shares = [namespaces[i::PARALLEL_SEARCHES] for i in range(min(PARALLEL_SEARCHES, len(namespaces)))]
         shared = await asyncio.gather(*(in_thread(self._scorer.propose, asked, share) for share in shares))
