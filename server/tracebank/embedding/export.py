@@ -1,5 +1,7 @@
 """Exporting a sentence-transformers model to ONNX, in a process of its own so that torch's memory goes back.
 
+The bundled model needs no torch for it: see `skeleton`.
+
     python -m tracebank.embedding.export MODEL REVISION DIRECTORY
 
 Prints one line of JSON: {"refused": reason or "", "cosine": {precision: mean}, "seconds": …}. It ends when its standard
@@ -18,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from tracebank.embedding.base import Prompts, Vectors
 from tracebank.embedding.exported import PROBE, TOKENIZER_NAME, Export, Origin, file_name, origin_of, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import resolve
+from tracebank.embedding.skeleton import Skeleton
 from tracebank.embedding.token_projection import inputs_of, projection_of
 
 if TYPE_CHECKING:
@@ -94,30 +97,60 @@ def export(model: str, revision: str, directory: Path) -> Export:
 
 
 def _export_into(directory: Path, model: str, revision: str, origin: Origin) -> Export:
-    original = _load(model, revision)
-    accelerator = _accelerator() if origin.accelerator_possible else ""
     try:
-        pooling = _pooling_of(original)
-        about = _about(original, pooling, accelerator)
-        _write_graph(original, pooling, directory / file_name("fp32"))
-        # Quantising is a loop in Python; what is beside it computes outside of that.
-        with ThreadPoolExecutor(1) as beside:
-            quantised = beside.submit(_quantise, directory, origin)
-            expected = _expected(original)
-            fp32 = _check(directory, about, "fp32", expected)
-            quantised.result()
-        about = _checked(directory, about, {"fp32": fp32, "int8": _check(directory, about, "int8", expected)})
+        return _filled(directory, model, origin) or _traced(directory, model, revision, origin)
     except Refused as reason:
-        for file in directory.iterdir():
-            file.unlink()
+        _empty(directory)
         return Export(
-            refused=str(reason), accelerator=accelerator, max_seq_length=None, dim=0, pooling="", prompts={}, default_prompt_name=None,
-            pad_id=0, pad_token="", cosine={}, probe_text="", probe={},
+            refused=str(reason), accelerator=_accelerator() if origin.accelerator_possible else "", max_seq_length=None, dim=0, pooling="",
+            prompts={}, default_prompt_name=None, pad_id=0, pad_token="", cosine={}, probe_text="", probe={},
         )  # fmt: skip
-    return about
 
 
-def _load(model: str, revision: str) -> SentenceTransformer:
+def _filled(directory: Path, model: str, origin: Origin) -> Export | None:
+    """Fill the skeleton that comes with the package; None where it is of another model, or does not do what that one does."""
+    files = Path(resolve(model))
+    try:
+        skeleton = Skeleton.of(files, SAMPLES)
+        if skeleton is None:
+            return None
+        skeleton.fill(files, directory / file_name("fp32"))
+        shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
+        about = replace(skeleton.about, accelerator=_accelerator() if origin.accelerator_possible else "")
+        return _finished(directory, origin, about, lambda: skeleton.expected)
+    except Exception:  # a newer library may not know it any more, and each has a kind of its own for that: tracing anew tells
+        _empty(directory)
+        return None
+
+
+def _traced(directory: Path, model: str, revision: str, origin: Origin) -> Export:
+    """Export with torch. Raises: Refused."""
+    _import_all()
+    original = load(model, revision)
+    pooling = pooling_of(original)
+    about = about_of(original, pooling, _accelerator() if origin.accelerator_possible else "")
+    write_graph(original, pooling, directory / file_name("fp32"))
+    return _finished(directory, origin, about, lambda: expected_of(original))
+
+
+def _finished(directory: Path, origin: Origin, about: Export, expected: Callable[[], Vectors]) -> Export:
+    """Quantise the graph, and check both precisions against what sentence-transformers makes of the samples. Raises: Refused."""
+    # Quantising is a loop in Python; what is beside it computes outside of that.
+    with ThreadPoolExecutor(1) as beside:
+        quantised = beside.submit(_quantise, directory, origin)
+        vectors = expected()
+        fp32 = _check(directory, about, "fp32", vectors)
+        quantised.result()
+    return _checked(directory, about, {"fp32": fp32, "int8": _check(directory, about, "int8", vectors)})
+
+
+def _empty(directory: Path) -> None:
+    for file in directory.iterdir():
+        file.unlink()
+
+
+def load(model: str, revision: str) -> SentenceTransformer:
+    """Return the model as it is traced: on the processor, in full precision."""
     from sentence_transformers import SentenceTransformer
 
     # Only attention written out as matrix products is recognised and fused.
@@ -133,7 +166,8 @@ def _accelerator() -> str:
     return "mps" if torch.backends.mps.is_available() else ""
 
 
-def _pooling_of(model: SentenceTransformer) -> str:
+def pooling_of(model: SentenceTransformer) -> str:
+    """Return how its tokens become one vector. Raises: Refused where it is not made of what is known here."""
     kinds = [type(module).__name__ for module in model]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise Refused(f"it consists of {', '.join(kinds)}, not of Transformer, Pooling and Normalize")
@@ -149,7 +183,8 @@ def _pooling_of(model: SentenceTransformer) -> str:
     return str(pooling.pooling_mode)
 
 
-def _about(model: SentenceTransformer, pooling: str, accelerator: str) -> Export:
+def about_of(model: SentenceTransformer, pooling: str, accelerator: str) -> Export:
+    """Return what has to be known to use its export, before that is checked. Raises: Refused."""
     transformer = cast(Any, model[0])
     tokenizer = transformer.tokenizer
     if not getattr(tokenizer, "is_fast", False):
@@ -164,8 +199,8 @@ def _about(model: SentenceTransformer, pooling: str, accelerator: str) -> Export
     )  # fmt: skip
 
 
-def _write_graph(model: SentenceTransformer, pooling: str, file: Path) -> None:
-    """Trace the model with its pooling, and fuse attention, GELU and layer norms."""
+def write_graph(model: SentenceTransformer, pooling: str, file: Path) -> None:
+    """Trace the model with its pooling, fuse attention, GELU and layer norms, and save its tokenizer beside it."""
     import torch
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -228,7 +263,8 @@ def _quantise(directory: Path, origin: Origin) -> None:
     )  # fmt: skip
 
 
-def _expected(model: SentenceTransformer) -> Vectors:
+def expected_of(model: SentenceTransformer) -> Vectors:
+    """Return what sentence-transformers makes of the samples, float32 [samples, dim], rows of length 1."""
     # In small batches, in which texts of like length are together: padded to the longest all would take twice as long.
     return np.asarray(model.encode(list(SAMPLES), prompt="", normalize_embeddings=True, batch_size=EXPECTED_BATCH), np.float32)
 
@@ -313,7 +349,6 @@ def main(arguments: Sequence[str]) -> int:
     warnings.simplefilter("ignore")
     logging.disable()
     began = time.perf_counter()
-    _import_all()
     about = export(model, revision, Path(directory))
     outcome = {"refused": about.refused, "cosine": about.cosine, "seconds": round(time.perf_counter() - began, 1)}
     os.write(answer, json.dumps(outcome).encode() + b"\n")

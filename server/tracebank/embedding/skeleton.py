@@ -1,0 +1,83 @@
+"""The graph of the bundled model without its weights: filled with those that are installed, it is an export without torch.
+
+Importing torch and what stands on it was most of a first start. The skeleton is an export of the same weights, made once
+with torch, each initializer that is made of them emptied: its `doc_string` names the tensors of `model.safetensors` that it is
+joined of, along the last axis, each transposed or not. With it goes what sentence-transformers made of the sample texts, so
+that what is filled is checked against that as any other export. Where other files are installed than it was made of there is none.
+`skeleton_making` is who writes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from tracebank.embedding.base import Vectors
+from tracebank.embedding.exported import Export
+
+FILE = Path(__file__).with_name("bundled.onnx")
+WEIGHTS_NAME = "model.safetensors"
+ABOUT_KEY, SAMPLES_KEY, EXPECTED_KEY, MADE_OF_KEY = "about", "samples", "expected", "made_of"
+# Not what is for readers.
+CONFIGURATION = "*.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skeleton:
+    """A graph to be filled, what is known of its export, and the unit vectors of the sample texts, float32 [samples, dim]."""
+
+    graph: onnx.ModelProto
+    about: Export
+    expected: Vectors
+
+    @classmethod
+    def of(cls, directory: Path, samples: tuple[str, ...]) -> Skeleton | None:
+        """Return the skeleton for a model's directory, made with these samples; None where ours is of another one."""
+        if not FILE.is_file() or not (directory / WEIGHTS_NAME).is_file():
+            return None
+        graph = onnx.load(str(FILE))
+        told = {entry.key: entry.value for entry in graph.metadata_props}
+        if told.get(SAMPLES_KEY) != digest_of_samples(samples) or told.get(MADE_OF_KEY) != digest_of_files(directory):
+            return None
+        expected = np.frombuffer(base64.b64decode(told[EXPECTED_KEY]), np.float16).astype(np.float32).reshape(len(samples), -1)
+        del graph.metadata_props[:]
+        return cls(graph=graph, about=Export(**json.loads(told[ABOUT_KEY])), expected=expected)
+
+    def fill(self, directory: Path, file: Path) -> None:
+        """Write the graph with the weights of a model's directory. Raises: KeyError, ValueError, OSError for other ones."""
+        from safetensors.numpy import load_file
+
+        filled = onnx.ModelProto()
+        filled.CopyFrom(self.graph)
+        weights: Mapping[str, NDArray[Any]] = load_file(directory / WEIGHTS_NAME)
+        for initializer in filled.graph.initializer:
+            if initializer.doc_string:
+                joined = json.loads(initializer.doc_string)
+                parts = [weights[name].T if joined["transposed"] else weights[name] for name in joined["tensors"]]
+                array = np.ascontiguousarray(np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0])
+                initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+        onnx.save(filled, str(file))
+
+
+def digest_of_files(directory: Path) -> str:
+    """Return what changes when a model's weights, its configuration or its tokenizer do."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in (*sorted(directory.rglob(CONFIGURATION)), directory / WEIGHTS_NAME):
+        digest.update(f"{file.relative_to(directory).as_posix()}:{file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def digest_of_samples(samples: tuple[str, ...]) -> str:
+    """Return what changes when the sample texts do."""
+    return hashlib.blake2b("\0".join(samples).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,140 @@
+"""Exporting without torch, from a graph that weights are filled into."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from samples import tiny_transformer
+
+from tracebank.embedding import Prompts, export, skeleton
+from tracebank.embedding.export import SAMPLES
+from tracebank.embedding.exported import Export, Origin, file_name, origin_of
+from tracebank.embedding.onnx import OnnxModel
+from tracebank.embedding.sentence import SentenceTransformerModel, resolve
+from tracebank.embedding.skeleton import Skeleton
+from tracebank.embedding.skeleton_making import joined_of, made
+from tracebank.embedding.token_vectors import agreement
+
+EXPORTED = """
+import sys
+from pathlib import Path
+from tracebank.embedding.export import export
+about = export("", "", Path(sys.argv[1]))
+print(about.refused, sorted(about.cosine), "torch" in sys.modules, "sentence_transformers" in sys.modules)
+"""
+RNG = np.random.default_rng(5)
+QUERY, KEY, VALUE, BIAS = (RNG.random(shape, np.float32) for shape in ((4, 4), (4, 4), (4, 4), (4,)))
+WEIGHTS = {"query": QUERY, "key": KEY, "value": VALUE, "bias": BIAS}
+
+
+@pytest.fixture
+def bundled(tmp_path: Path) -> Path:
+    """A copy of the bundled model's directory."""
+    return Path(shutil.copytree(resolve(""), tmp_path / "bundled"))
+
+
+def filled(directory: Path, model: str, origin: Origin) -> Export | None:
+    """Export from the skeleton, if there is one."""
+    directory.mkdir()
+    return export._filled(directory, model, origin)
+
+
+def test_the_bundled_model_is_exported_without_torch(tmp_path: Path) -> None:
+    """It is imported only where it has to say whether there is an accelerator."""
+    done = subprocess.run([sys.executable, "-c", EXPORTED, str(tmp_path / "out")], check=True, capture_output=True, encoding="utf-8")
+
+    assert done.stdout.split("\n")[0].strip() == f"['fp32', 'int8'] {origin_of('').accelerator_possible} False"
+
+
+def test_what_is_filled_says_what_torch_traces(tmp_path: Path) -> None:
+    """Of texts and of their tokens; where this fails because another model is bundled, run `skeleton_making`."""
+    origin, models = origin_of(""), []
+    traced = tmp_path / "traced"
+    traced.mkdir()
+    for directory, about in (
+        (tmp_path / "filled", filled(tmp_path / "filled", "", origin)),
+        (traced, export._traced(traced, "", "", origin)),
+    ):
+        assert about is not None
+        assert min(about.cosine.values()) > 0.985
+        models.append(OnnxModel.load(directory, about, name="", precision="fp32", prompts=Prompts()))
+    (vectors, tokens), (expected, known) = (model.encode_tokens(SAMPLES) for model in models)
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+    assert min(agreement(one.codes, other.codes) for one, other in zip(tokens, known, strict=True)) > 0.99
+
+
+@pytest.mark.parametrize("change", ["weights", "configuration", "tokenizer", "samples"])
+def test_other_files_than_it_was_made_of_have_no_skeleton(change: str, bundled: Path) -> None:
+    """Of the same size as they may be: what it expects would be another model's."""
+    assert Skeleton.of(bundled, SAMPLES) is not None
+    if change == "weights":
+        weights = bytearray((bundled / skeleton.WEIGHTS_NAME).read_bytes())
+        weights[-1] ^= 1
+        (bundled / skeleton.WEIGHTS_NAME).write_bytes(weights)
+    elif change != "samples":
+        with (bundled / ("config.json" if change == "configuration" else "tokenizer.json")).open("a", encoding="utf-8") as file:
+            file.write("\n")
+    assert Skeleton.of(bundled, SAMPLES[1:] if change == "samples" else SAMPLES) is None
+
+
+@pytest.mark.parametrize("fault", ["expects another model", "is of an unknown kind", "lacks a tensor", "is not there"])
+def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is left, and the model is traced."""
+    found = Skeleton.of(Path(resolve("")), SAMPLES)
+    assert found is not None
+    if fault == "expects another model":
+        found = Skeleton(graph=found.graph, about=found.about, expected=found.expected[::-1])
+    elif fault == "is of an unknown kind":
+        found.graph.graph.node[0].op_type = "Unheard"
+    elif fault == "lacks a tensor":
+        next(one for one in found.graph.graph.initializer if one.doc_string).doc_string = '{"tensors": ["absent"], "transposed": false}'
+    else:
+        found = None
+    monkeypatch.setattr(Skeleton, "of", lambda *_: found)
+    directory = tmp_path / "out.partial"
+
+    def traced(partial: Path, *_: Any) -> Export:
+        assert (partial, list(partial.iterdir())) == (directory, [])
+        raise export.Refused("traced instead")
+
+    monkeypatch.setattr(export, "_traced", traced)
+    assert export.export("", "", tmp_path / "out").refused == "traced instead"
+
+
+def test_the_skeleton_of_another_model_is_made_and_filled_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is the bundled model's own; it has a thousandth of the weights' size."""
+    model = tiny_transformer(tmp_path)
+    monkeypatch.setattr(skeleton, "FILE", tmp_path / "skeleton.onnx")
+    onnx.save(made(Path(model), SAMPLES), str(skeleton.FILE))
+    about = filled(tmp_path / "out", model, origin_of(model))
+
+    assert about is not None
+    assert skeleton.FILE.stat().st_size * 20 < (tmp_path / "out" / file_name("fp32")).stat().st_size
+    ours = OnnxModel.load(tmp_path / "out", about, name="", precision="fp32", prompts=Prompts())
+    theirs = SentenceTransformerModel.load(model, device="cpu")
+    np.testing.assert_allclose(ours.encode(SAMPLES), theirs.encode(SAMPLES), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("array", "joined"),
+    [
+        (KEY, {"tensors": ["key"], "transposed": False}),
+        (KEY.T, {"tensors": ["key"], "transposed": True}),
+        (BIAS, {"tensors": ["bias"], "transposed": False}),
+        (np.concatenate([QUERY.T, KEY.T, VALUE.T], axis=-1), {"tensors": ["query", "key", "value"], "transposed": True}),
+        (np.concatenate([BIAS, BIAS, BIAS]), {"tensors": ["bias", "bias", "bias"], "transposed": False}),
+        (KEY + 1, None),
+        (np.concatenate([QUERY, KEY + 1, VALUE], axis=-1), None),
+    ],
+    ids=["as it is", "transposed", "a row", "three in one", "three rows", "of no weights", "in part"],
+)
+def test_it_is_seen_what_an_array_is_made_of(array: np.ndarray, joined: dict[str, Any] | None) -> None:  # type: ignore[type-arg]
+    """And not seen where it is made of anything else."""
+    assert joined_of(array, WEIGHTS) == joined
