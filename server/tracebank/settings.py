@@ -104,7 +104,7 @@ class RetrievalSettings(_Section):
 
     k: int = Field(5, ge=1, le=50, description="results")
     max_tokens: int = Field(2_000, ge=50, le=100_000, description="token budget of the text")
-    candidates: int = Field(100, ge=10, le=5_000, description="chunks taken from each index before fusion")
+    candidates: int = Field(100, ge=10, le=5_000, description="chunks taken from each index before fusion; all of a small namespace")
     wait_ms: int = Field(1_500, ge=0, le=60_000, description="how long a search waits for the caller's own writes to be indexed")
     reranker: str = Field("", description="sentence-transformers CrossEncoder, name or path, that reads the best again; empty: none")
 

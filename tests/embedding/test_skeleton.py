@@ -70,14 +70,16 @@ def test_what_is_filled_says_what_torch_traces(tmp_path: Path) -> None:
     assert min(agreement(one.codes, other.codes) for one, other in zip(tokens, known, strict=True)) > 0.99
 
 
-@pytest.mark.parametrize("change", ["weights", "configuration", "tokenizer", "samples"])
-def test_other_files_than_it_was_made_of_have_no_skeleton(change: str, bundled: Path) -> None:
-    """Of the same size as they may be: what it expects would be another model's."""
+@pytest.mark.parametrize("change", ["weights", "configuration", "tokenizer", "samples", "format"])
+def test_what_it_was_not_made_for_has_no_skeleton(change: str, bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the same size, too: what it expects would be another model's, or another export's."""
     assert Skeleton.of(bundled, SAMPLES) is not None
     if change == "weights":
         weights = bytearray((bundled / skeleton.WEIGHTS_NAME).read_bytes())
         weights[-1] ^= 1
         (bundled / skeleton.WEIGHTS_NAME).write_bytes(weights)
+    elif change == "format":
+        monkeypatch.setattr(skeleton, "FORMAT", skeleton.FORMAT + 1)
     elif change != "samples":
         with (bundled / ("config.json" if change == "configuration" else "tokenizer.json")).open("a", encoding="utf-8") as file:
             file.write("\n")
@@ -105,14 +107,16 @@ def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, tmp_path: Path,
         raise export.Refused("traced instead")
 
     monkeypatch.setattr(export, "_traced", traced)
-    assert export.export("", "", tmp_path / "out").refused == "traced instead"
+    about = export.export("", "", tmp_path / "out")
+    assert about.refused == "traced instead"
+    assert (about.made == "traced") == (fault == "is not there")
 
 
 def test_the_skeleton_of_another_model_is_made_and_filled_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is the bundled model's own; it has a thousandth of the weights' size."""
     model = tiny_transformer(tmp_path)
     monkeypatch.setattr(skeleton, "FILE", tmp_path / "skeleton.onnx")
-    onnx.save(made(Path(model), SAMPLES), str(skeleton.FILE))
+    onnx.save(made(Path(model)), str(skeleton.FILE))
     about = filled(tmp_path / "out", model, origin_of(model))
 
     assert about is not None

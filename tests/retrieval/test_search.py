@@ -201,25 +201,33 @@ async def test_of_a_small_namespace_all_is_proposed(library: Library, monkeypatc
         same(searched.ranking, library.exact([question], [1], FILTERS[name]), SCORED)
 
 
+@pytest.mark.parametrize("content", ["", "kiwi"], ids=["all of it", "its task"])
 async def test_what_has_no_vector_yet_is_taken_for_an_average_one_in_a_small_namespace_too(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: Library, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    """All is proposed, but not all of it has been embedded."""
+    """What was just stored is not put behind all others, of which there are more than are scored exactly."""
     monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 4_096)
-    (added,) = await put(library.store, trace("new", namespace="one", task="kiwi plum", content="", lessons=()))
-    library.words.apply(
-        1, [IndexedTrace(row=added.row, text="kiwi plum", chunks=("kiwi plum",), outcome="success", tags=(), occurred_at_ms=0)], []
-    )
-    scores = []
+    monkeypatch.setattr(scoring_module, "EVERY_CHUNK", 4_096)
+    texts = [(f"kiwi {word} {number}", "") for number, word in enumerate(2 * WORDS)] + [("lime kiwi" if not content else "lime", content)]
+    added = await put(library.store, *(trace(f"{i}", namespace="new", task=t, content=c, lessons=()) for i, (t, c) in enumerate(texts)))
+    (space,) = library.store.read_now(lambda db: traces.spaces_of(db, [added[0].row]))
+    rows = [one.row for one in added]
+    indexed = [
+        IndexedTrace(row=row, text=" ".join(parts), chunks=tuple(filter(None, parts)), outcome="success", tags=(), occurred_at_ms=0)
+        for row, parts in zip(rows, texts, strict=True)
+    ]
+    library.words.apply(space, indexed, [])
+    kept = {text_hash(text): tiny_vector(text) for text in [*(task for task, _ in texts[:-1]), *filter(None, [content])]}
+    await library.store.write(lambda db: vectors.put(db, library.model_id, kept))
     try:
-        for every in (0, 4_096):
-            monkeypatch.setattr(scoring_module, "EVERY_CHUNK", every)
-            searched = await library.retriever(EVERYTHING).search(["kiwi plum"], [1], Filters())
-            scores += [ranked.score for ranked in searched.ranking if ranked.row == added.row]
+        ranking = (await library.retriever(10).search(["kiwi"], [space], Filters())).ranking
+        monkeypatch.setattr(scoring_module.Proposed, "exact", False)
+        scored_apart = (await library.retriever(10).search(["kiwi"], [space], Filters())).ranking
     finally:
-        library.words.apply(1, [], [added.row])
-        await library.store.write(lambda db: traces.delete(db, [added.row]))
-    assert scores == pytest.approx([scores[0]] * 2)
+        library.words.apply(space, [], rows)
+        await library.store.write(lambda db: traces.delete(db, rows))
+    assert rows[-1] in [ranked.row for ranked in ranking[:EXACT_TRACES]]
+    assert ranking == scored_apart
 
 
 async def test_what_is_searched_side_by_side_is_found_as_one_after_the_other(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from tracebank.answering.pages import Pages, Retrieved, Written
 from tracebank.answering.requests import Asked
@@ -17,6 +17,8 @@ from tracebank.tokens import Tokenizer
 # For the pages behind the first, which are asked for soon or never.
 RANKINGS_BYTES = 4_194_304
 RANKED_BYTES = 500
+# So many are written at a time: more would only wait for the store's readers, in threads that others could use.
+PAGES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Finder:
         """Take what it needs. `model()` names the model that answers; `searched()` is called after each search."""
         self._retriever, self._reranker, self._pages = retriever, reranker, pages
         self._spaces, self._model, self._tokenizer, self._searched = spaces, model, tokenizer, searched
+        self._limiter = CapacityLimiter(PAGES_AT_ONCE)
         self.rankings: LruCache[object, _Ranking] = LruCache(
             max_bytes=RANKINGS_BYTES,
             size_of=lambda _, kept: RANKED_BYTES * (1 + len(kept.searched.ranking)),
@@ -74,7 +77,7 @@ class Finder:
             searched = found if kept is not None else self._pages.weighed(found, asked.periods)
             return searched, self._pages.write(asked, searched, names, tokenizer, complete=complete)
 
-        searched, written = await to_thread.run_sync(write)
+        searched, written = await to_thread.run_sync(write, limiter=self._limiter)
         if kept is None and not searched.note:
             self.rankings.put(asked.subject, _Ranking(versions, searched))
         # What is less deep than it could be is not kept, nor what tells of namespaces that were not searched.

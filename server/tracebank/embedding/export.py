@@ -4,7 +4,7 @@ The bundled model needs no torch for it: see `skeleton`.
 
     python -m tracebank.embedding.export MODEL REVISION DIRECTORY
 
-Prints one line of JSON: {"refused": reason or "", "cosine": {precision: mean}, "seconds": …}. It ends when its standard
+Prints one line of JSON: {"refused": reason or "", "cosine": {precision: mean}, "made": how, "seconds": …}. It ends when its standard
 input does.
 """
 
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from tracebank.embedding.base import Prompts, Vectors
-from tracebank.embedding.exported import PROBE, TOKENIZER_NAME, Export, Origin, file_name, origin_of, write_about
+from tracebank.embedding.exported import PROBE, TOKENIZER_NAME, TRACED, Export, Origin, file_name, origin_of, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sentence import resolve
 from tracebank.embedding.skeleton import Skeleton
@@ -97,30 +97,34 @@ def export(model: str, revision: str, directory: Path) -> Export:
 
 
 def _export_into(directory: Path, model: str, revision: str, origin: Origin) -> Export:
+    made = TRACED
     try:
-        return _filled(directory, model, origin) or _traced(directory, model, revision, origin)
+        try:
+            if (about := _filled(directory, model, origin)) is not None:
+                return about
+        except Exception as error:  # a newer library may not know it any more, and each has a kind of its own for that
+            _empty(directory)
+            made = f"{TRACED}: the skeleton cannot be filled: {error}"
+        return replace(_traced(directory, model, revision, origin), made=made)
     except Refused as reason:
         _empty(directory)
         return Export(
             refused=str(reason), accelerator=_accelerator() if origin.accelerator_possible else "", max_seq_length=None, dim=0, pooling="",
-            prompts={}, default_prompt_name=None, pad_id=0, pad_token="", cosine={}, probe_text="", probe={},
+            prompts={}, default_prompt_name=None, pad_id=0, pad_token="", cosine={}, probe_text="", probe={}, made=made,
         )  # fmt: skip
 
 
 def _filled(directory: Path, model: str, origin: Origin) -> Export | None:
-    """Fill the skeleton that comes with the package; None where it is of another model, or does not do what that one does."""
+    """Fill the skeleton that comes with the package; None where it is of another model. Raises: Exception, where it does not serve."""
     files = Path(resolve(model))
-    try:
-        skeleton = Skeleton.of(files, SAMPLES)
-        if skeleton is None:
-            return None
-        skeleton.fill(files, directory / file_name("fp32"))
-        shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
-        about = replace(skeleton.about, accelerator=_accelerator() if origin.accelerator_possible else "")
-        return _finished(directory, origin, about, lambda: skeleton.expected)
-    except Exception:  # a newer library may not know it any more, and each has a kind of its own for that: tracing anew tells
-        _empty(directory)
+    skeleton = Skeleton.of(files, SAMPLES)
+    if skeleton is None:
         return None
+    skeleton.fill(files, directory / file_name("fp32"))
+    shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
+    about = _finished(directory, origin, skeleton.about, lambda: skeleton.expected)
+    # Only to ask for it torch is imported after all.
+    return replace(about, accelerator=_accelerator()) if origin.accelerator_possible else about
 
 
 def _traced(directory: Path, model: str, revision: str, origin: Origin) -> Export:
@@ -350,7 +354,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.disable()
     began = time.perf_counter()
     about = export(model, revision, Path(directory))
-    outcome = {"refused": about.refused, "cosine": about.cosine, "seconds": round(time.perf_counter() - began, 1)}
+    outcome = {"refused": about.refused, "cosine": about.cosine, "made": about.made, "seconds": round(time.perf_counter() - began, 1)}
     os.write(answer, json.dumps(outcome).encode() + b"\n")
     return 0
 

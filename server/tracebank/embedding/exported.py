@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tracebank.embedding.sentence import identity
 
+TRACED = "traced"
 # A text whose vectors tell whether a model still does what it did.
 PROBE = "The build failed because the lock file was stale; deleting it and installing again solved it."
 ABOUT_NAME = "export.json"
@@ -51,7 +52,8 @@ class Export:
     """What `export.json` says. Where `refused` has a reason there are no other files.
 
     `cosine` holds the mean agreement with sentence-transformers of each precision that passed its check, and `probe`
-    a text with the vector that each of them gave: who loads the files can tell whether they still do the same.
+    a text with the vector that each of them gave: who loads the files can tell whether they still do the same. `made` says how
+    it was exported: filled, or traced with torch, and why, if there is a skeleton for it.
     """
 
     refused: str
@@ -66,6 +68,7 @@ class Export:
     cosine: dict[str, float]
     probe_text: str
     probe: dict[str, list[float]]
+    made: str = TRACED
 
 
 def file_name(precision: str) -> str:

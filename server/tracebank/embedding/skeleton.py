@@ -1,6 +1,6 @@
 """The graph of the bundled model without its weights: filled with those that are installed, it is an export without torch.
 
-Importing torch and what stands on it was most of a first start. The skeleton is an export of the same weights, made once
+Importing torch and tracing was most of an export. The skeleton is an export of the same weights, made once
 with torch, each initializer that is made of them emptied: its `doc_string` names the tensors of `model.safetensors` that it is
 joined of, along the last axis, each transposed or not. With it goes what sentence-transformers made of the sample texts, so
 that what is filled is checked against that as any other export. Where other files are installed than it was made of there is none.
@@ -23,13 +23,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from tracebank.embedding.base import Vectors
-from tracebank.embedding.exported import Export
+from tracebank.embedding.exported import FORMAT, Export
 
 FILE = Path(__file__).with_name("bundled.onnx")
 WEIGHTS_NAME = "model.safetensors"
-ABOUT_KEY, SAMPLES_KEY, EXPECTED_KEY, MADE_OF_KEY = "about", "samples", "expected", "made_of"
-# Not what is for readers.
-CONFIGURATION = "*.json"
+ABOUT_KEY, EXPECTED_KEY, MADE_FOR_KEY, WEIGHTS_KEY = "about", "expected", "made_for", "weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +45,8 @@ class Skeleton:
             return None
         graph = onnx.load(str(FILE))
         told = {entry.key: entry.value for entry in graph.metadata_props}
-        if told.get(SAMPLES_KEY) != digest_of_samples(samples) or told.get(MADE_OF_KEY) != digest_of_files(directory):
+        # The weights last: those of another model may be gigabytes.
+        if told.get(MADE_FOR_KEY) != digest(directory, samples) or told.get(WEIGHTS_KEY) != digest_of_weights(directory):
             return None
         expected = np.frombuffer(base64.b64decode(told[EXPECTED_KEY]), np.float16).astype(np.float32).reshape(len(samples), -1)
         del graph.metadata_props[:]
@@ -69,15 +68,16 @@ class Skeleton:
         onnx.save(filled, str(file))
 
 
-def digest_of_files(directory: Path) -> str:
-    """Return what changes when a model's weights, its configuration or its tokenizer do."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in (*sorted(directory.rglob(CONFIGURATION)), directory / WEIGHTS_NAME):
-        digest.update(f"{file.relative_to(directory).as_posix()}:{file.stat().st_size}\n".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def digest(directory: Path, samples: tuple[str, ...]) -> str:
+    """Return what changes with a model's configuration, its tokenizer, the weights' size, the samples, or what an export is."""
+    found = hashlib.blake2b(json.dumps([FORMAT, samples, (directory / WEIGHTS_NAME).stat().st_size]).encode(), digest_size=16)
+    for file in sorted(directory.rglob("*.json")):
+        found.update(f"{file.relative_to(directory).as_posix()}:{file.stat().st_size}\n".encode())
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
-def digest_of_samples(samples: tuple[str, ...]) -> str:
-    """Return what changes when the sample texts do."""
-    return hashlib.blake2b("\0".join(samples).encode(), digest_size=16).hexdigest()
+def digest_of_weights(directory: Path) -> str:
+    """Return what changes when a model's weights do."""
+    with (directory / WEIGHTS_NAME).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

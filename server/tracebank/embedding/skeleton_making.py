@@ -2,7 +2,8 @@
 
     python -m tracebank.embedding.skeleton_making
 
-To be run when another model is bundled, the sample texts change, or ONNX Runtime learns to fuse more. `skeleton` is who reads.
+To be run when another model is bundled, the sample texts or what an export is (`exported.FORMAT`) change, or ONNX Runtime learns
+to fuse more. `skeleton` is who reads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _equal(part: Array, weights: Mapping[str, Array], transposed: bool) -> str:
     return next((name for name, weight in weights.items() if weight.shape == wanted.shape and np.array_equal(weight, wanted)), "")
 
 
-def made(directory: Path, samples: Sequence[str]) -> onnx.ModelProto:
+def made(directory: Path) -> onnx.ModelProto:
     """Return the skeleton of a model's directory. Raises: Refused where it cannot be exported; ValueError where it makes its tokenizer."""
     original = export.load(str(directory), "")
     pooling = export.pooling_of(original)
@@ -69,12 +70,12 @@ def made(directory: Path, samples: Sequence[str]) -> onnx.ModelProto:
             initializer.ClearField("raw_data")
             initializer.doc_string = json.dumps(joined)
     expected = export.expected_of(original).astype(np.float16)
-    about = replace(export.about_of(original, pooling, ""), cosine={}, probe={})
+    about = replace(export.about_of(original, pooling, ""), made="filled")
     told = {
         skeleton.ABOUT_KEY: json.dumps(asdict(about)),
-        skeleton.SAMPLES_KEY: skeleton.digest_of_samples(tuple(samples)),
         skeleton.EXPECTED_KEY: base64.b64encode(expected.tobytes()).decode(),
-        skeleton.MADE_OF_KEY: skeleton.digest_of_files(directory),
+        skeleton.MADE_FOR_KEY: skeleton.digest(directory, export.SAMPLES),
+        skeleton.WEIGHTS_KEY: skeleton.digest_of_weights(directory),
     }
     onnx.helper.set_model_props(graph, told)
     return graph
@@ -82,7 +83,7 @@ def made(directory: Path, samples: Sequence[str]) -> onnx.ModelProto:
 
 def main() -> None:
     """Write the file."""
-    graph = made(Path(resolve("")), export.SAMPLES)
+    graph = made(Path(resolve("")))
     onnx.save(graph, str(skeleton.FILE))
     print(f"{skeleton.FILE} is written anew: {skeleton.FILE.stat().st_size:,} bytes")
 

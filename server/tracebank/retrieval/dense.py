@@ -146,7 +146,7 @@ class Dense:
         with self._lock:
             passed = self._passed.get((space, repr(filters)), lambda held: held.version == version)  # true is not 1
         if passed is not None:
-            near = list(_top(passed.keys, passed.scores(question), RESCORED * limit))
+            near = sorted(_top(passed.keys, passed.scores(question), RESCORED * limit))
             held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, near))
             return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
         # So many have to be asked for, times how many match, that twice as many pass as are enough, where those that do lie anywhere.
@@ -186,7 +186,7 @@ class Dense:
         self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int], limit: int
     ) -> dict[ChunkKey, float]:
         """Return the best of all chunks of these traces, the ones that pass, and hold them."""
-        held = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
+        held = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, sorted(rows)))
         if Passed.bytes_of(held) <= PASSED_BYTES:
             passed = Passed.of(version, held)
             with self._lock:

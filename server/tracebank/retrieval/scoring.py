@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from tracebank.records import Filters
 from tracebank.retrieval import context, late
 from tracebank.retrieval.context import Neighbours, lifted
 from tracebank.retrieval.dense import Dense
-from tracebank.retrieval.fusion import NOTHING_MISSING, TASK_ORDINAL, Fused, Missing, Ranked, behind, by_score, fuse
+from tracebank.retrieval.fusion import TASK_ORDINAL, Fused, Missing, Ranked, behind, by_score, fuse
 from tracebank.store import Store, neighbours, traces, vectors
 from tracebank.store.outbox import Sink
 
@@ -102,8 +102,10 @@ class Proposed:
 
     @property
     def exact(self) -> bool:
-        """Whether the scores are exact: nothing was cut, and no vector is still to come."""
-        return not self.cut and (self.dense is None or self.words.chunks.keys() <= self.dense.keys())
+        """Whether the scores are exact: nothing was cut, and no vector is still to come of what they are made of."""
+        if self.cut or self.dense is None:
+            return not self.cut
+        return self.words.chunks.keys() <= self.dense.keys() and all((row, TASK_ORDINAL) in self.dense for row in self.fused.scores)
 
 
 class Scorer:
@@ -137,6 +139,8 @@ class Scorer:
             lambda: unless_faulty("words", query, WordHits()), lambda: self._near(asked, space, limit), worth=chunks >= BESIDE_CHUNKS
         )
         missing = Missing.beyond(near, words, full=limit)
+        if near is not None and len(near) < limit and not words.chunks.keys() <= near.keys():
+            missing = replace(missing, cosine=_average(near.values()))
         fused = Fused(near, words, tokens=near is not None and asked.tokens is not None, missing=missing)
         return Proposed(space, words, near, fused, limit)
 
@@ -199,9 +203,7 @@ class Scorer:
             return [proposed.fused.ranked(row) for row in rows if row in proposed.fused.scores]
         words, dense = self._completed(asked, proposed, rows, new)
         wanted = set(rows)
-        # A text whose vector is still to come is taken for an average one: what was just stored is not put behind all others.
-        known = [max(0.0, cosine) for (row, _), cosine in (dense or {}).items() if row in wanted]
-        missing = Missing(cosine=sum(known) / len(known)) if known else NOTHING_MISSING
+        missing = Missing(cosine=_average([cosine for (row, _), cosine in (dense or {}).items() if row in wanted]))
         return fuse(dense, words, tokens=dense is not None and asked.tokens is not None, rows=wanted, missing=missing)
 
     def _completed(
@@ -241,3 +243,8 @@ class Scorer:
             idf = self._faults.unless_faulty("words", partial(self._words.idf, space, spoken), [1.0] * len(words))
             scores |= late.token_scores(question, late.token_weights(tokens.spans, words, idf), held)
         return late.reread(best, scores)
+
+
+def _average(cosines: Collection[float]) -> float:
+    """Return what a text whose vector is still to come is taken for: what was just stored is not put behind all others."""
+    return sum(max(0.0, cosine) for cosine in cosines) / len(cosines) if cosines else 0.0

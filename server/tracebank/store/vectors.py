@@ -56,10 +56,11 @@ def of_traces(db: sqlite3.Connection, model: int, rows: Sequence[int]) -> Held:
 
 
 def of_namespace(db: sqlite3.Connection, model: int, space: int, *, limit: int) -> Held | None:
-    """Return the vectors of all chunks of a namespace, where they are kept; None where it has more than `limit` chunks."""
+    """Return the vectors of all chunks of a namespace, in order, where they are kept; None where it has more than `limit` chunks."""
     if has_chunks(db, space, limit + 1):
         return None
-    return _held(db, f"traces t CROSS JOIN chunks c ON c.trace = t.id AND t.namespace_id = ? {_EMBEDDED}", (space, model))
+    source = f"traces t CROSS JOIN chunks c ON c.trace = t.id AND t.namespace_id = ? {_EMBEDDED} ORDER BY c.trace, c.ordinal"
+    return _held(db, source, (space, model))
 
 
 def has_chunks(db: sqlite3.Connection, space: int, number: int) -> bool:
