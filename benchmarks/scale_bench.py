@@ -146,13 +146,13 @@ async def recall(engine: Engine, chunks: int, gone: set[int], filters: Filters |
     """Return the share of the exact nearest 10 that a search by meaning finds, before fusion."""
     asked = questions(PROBES, chunks)
     exact = exact_top(asked, chunks, 10, sorted(gone))
-    space, dense = engine.spaces[LARGE], engine.retriever.dense
+    space, dense, candidates = engine.spaces[LARGE], engine.retriever.dense, engine.settings.retrieval.candidates
     assert dense is not None
     first = await engine.store.read(lambda db: db.execute("SELECT min(id) FROM traces WHERE namespace_id = ?", (space,)).fetchone()[0])
     hits = 0
     for question, numbers in zip(asked, exact, strict=True):
         wanted: set[ChunkKey] = {(first_row(first, gone) + int(n) // CHUNKS_PER_TRACE, int(n) % CHUNKS_PER_TRACE) for n in numbers}
-        found = await asyncio.to_thread(dense.nearest, space, question, filters or Filters())
+        found = await asyncio.to_thread(dense.nearest, space, question, filters or Filters(), candidates)
         hits += len(wanted & set(sorted(found, key=lambda key: -found[key])[:10]))
     return round(hits / (10 * PROBES), 4)
 

@@ -23,7 +23,7 @@ from tracebank.index import ChromaVectorIndex, IndexedText
 from tracebank.index.projection import Projection, fit
 from tracebank.indexer import Indexer
 from tracebank.meaning import Meaning
-from tracebank.retrieval.dense import RESCORED, SEARCH_WIDTH
+from tracebank.retrieval.dense import RESCORED, search_width
 from tracebank.settings import IndexSettings
 from tracebank.store import Store, traces, vectors
 from tracebank.store.outbox import Entry
@@ -170,7 +170,8 @@ class Compaction:
             # Nothing is left to be found.
             return 1.0
         async with self.indexer.paused("vectors"):
-            rescored = await to_thread.run_sync(lambda: [self._rescored(meaning, index, space, probe) for probe in probes])
+            width = search_width(await self.store.read(lambda db: traces.count(db, space)), short=True)
+            rescored = await to_thread.run_sync(lambda: [self._rescored(meaning, index, space, probe, width) for probe in probes])
         # Those as near as the tenth of all; the margin is what adding up in another order makes.
         return round(float(np.mean(np.stack(rescored) >= best.min(axis=1, keepdims=True) - 1e-5)), 4)
 
@@ -188,10 +189,10 @@ class Compaction:
             after = hashes[-1]
         return probes, best
 
-    def _rescored(self, meaning: Meaning, index: ChromaVectorIndex, space: int, probe: Vectors) -> Vectors:
+    def _rescored(self, meaning: Meaning, index: ChromaVectorIndex, space: int, probe: Vectors, width: int) -> Vectors:
         """Return the cosines of the best that are found, [TOP]."""
         taken = RESCORED * self.candidates
-        near = list(islice(index.query(space, probe, max(SEARCH_WIDTH, taken), following=True), taken))
+        near = list(islice(index.query(space, probe, max(width, taken), following=True), taken))
         _, matrix = self.store.read_now(lambda db: vectors.of_texts(db, meaning.model_id, near))
         scores = np.full(TOP, -2.0, np.float32)
         scores[: min(TOP, len(matrix))] = np.sort(matrix @ probe)[::-1][:TOP]

@@ -315,6 +315,24 @@ async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored
         assert len(asked) == 1
 
 
+def test_short_vectors_and_very_many_are_searched_wider() -> None:
+    """A question is lost more easily in a graph of them."""
+    widths = [dense_module.search_width(traces, short=short) for traces in (99_999, 100_000) for short in (False, True)]
+    assert widths == [0, 400, 800, 800]
+
+
+@pytest.mark.parametrize(("many", "asked"), [(1_000, 10), (100, 800)])
+async def test_the_index_is_asked_so_wide_and_for_no_more(library: Library, monkeypatch: pytest.MonkeyPatch, many: int, asked: int) -> None:
+    """What it finds beyond what is wanted was only to find the nearest."""
+    monkeypatch.setattr(dense_module, "WIDEST_TRACES", many)
+    widths, query = [], library.vectors.query
+    monkeypatch.setattr(library.vectors, "query", lambda space, vector, limit: widths.append(limit) or query(space, vector, limit))  # type: ignore[func-returns-value]
+    dense = library.retriever(10).dense
+    assert dense is not None
+    assert len(dense.nearest(1, tiny_vector("kiwi"), Filters(), 10)) == 10
+    assert widths == [asked]
+
+
 @pytest.mark.parametrize("name", FILTERS)
 async def test_no_more_traces_pass_a_filter_than_are_reckoned_with(library: Library, name: str) -> None:
     """Just so many where it has one condition."""

@@ -47,9 +47,12 @@ MAX_OVERSAMPLED = 10_000
 INDEX_COST = 3
 # A text that thousands of traces have must not crowd out the others.
 HOLDERS = 4
-# The index looks as wide as it is asked for, and among many short vectors has to look wide: of a million the nearest ten were found
-# by .973 at 300 (the index's own least), .993 at 400 and .994 at 500, each hundred for 0.3 ms.
+# The index looks as wide as it is asked for, and among many short vectors has to look wide, or a question is lost in a part of the
+# graph that is not its own. Of a million, in two graphs of the same texts, the nearest ten were found by .973 and .954 at 300 (the
+# index's own least), .993 and .964 at 400, .994 and .995 at 800; each hundred takes 0.3 ms.
 SEARCH_WIDTH = 400
+WIDEST_SEARCH = 800
+WIDEST_TRACES = 100_000
 # Of shorter vectors so many times more are compared again with whole ones.
 RESCORED = 2
 
@@ -123,14 +126,15 @@ class Dense:
     def _query(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
         """Return the cosines of the nearest texts, the nearest first."""
         if self._index.pair(space).serving.dims is None:
-            return self._index.query(space, question, limit)
+            return self._nearest_texts(space, question, limit)
         near = self._nearest_texts(space, question, RESCORED * limit)
         scores = self._exact(space, question, near)
         return {text: scores[text] for text in sorted(scores, key=lambda text: -scores[text])[:limit]}
 
     def _nearest_texts(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
         """Return the nearest texts as the index sees them, the nearest first."""
-        return dict(islice(self._index.query(space, question, max(SEARCH_WIDTH, limit)).items(), limit))
+        width = search_width(self._count(space), short=self._index.pair(space).serving.dims is not None)
+        return dict(islice(self._index.query(space, question, max(width, limit)).items(), limit))
 
     def _exact(self, space: int, question: Vectors, near: Mapping[bytes, float]) -> Mapping[bytes, float]:
         """Return the cosines of these texts by their whole vectors, where the index has shorter ones."""
@@ -208,6 +212,13 @@ class Dense:
         scores = self._exact(space, question, {text: near[text] for text in texts.values()})
         found = {key: scores[text] for key, text in texts.items() if text in scores}
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def search_width(traces: int, *, short: bool) -> int:
+    """Return how wide the index has to look at least for the nearest of so many traces; 0: as wide as it does by itself."""
+    if traces >= WIDEST_TRACES:
+        return WIDEST_SEARCH
+    return SEARCH_WIDTH if short else 0
 
 
 def _chunks_of(db: sqlite3.Connection, space: int, found: Mapping[bytes, float], limit: int) -> dict[ChunkKey, float]:
