@@ -152,7 +152,7 @@ async def recall(engine: Engine, chunks: int, gone: set[int], filters: Filters |
     hits = 0
     for question, numbers in zip(asked, exact, strict=True):
         wanted: set[ChunkKey] = {(first_row(first, gone) + int(n) // CHUNKS_PER_TRACE, int(n) % CHUNKS_PER_TRACE) for n in numbers}
-        found = await asyncio.to_thread(dense.nearest, space, question, filters or Filters(), candidates)
+        found = (await asyncio.to_thread(dense.nearest, space, question, filters or Filters(), candidates)).cosines
         hits += len(wanted & set(sorted(found, key=lambda key: -found[key])[:10]))
     return round(hits / (10 * PROBES), 4)
 

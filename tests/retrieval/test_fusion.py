@@ -94,12 +94,12 @@ def test_merging_one_or_no_ranking_only_sorts_it() -> None:
 def test_what_a_full_list_lacks_is_taken_for_its_lowest_score() -> None:
     """A trace that each side has in its middle may be better than who is first on one; a list that is not full is complete."""
     dense, words = {(1, 0): 0.9, (2, 0): 0.6}, WordHits(chunks={(3, 0): 0.9, (2, 0): 0.5}, traces={3: 0.8, 2: 0.7})
-    missing = Missing.beyond(dense, words, full=2)
+    missing = Missing.beyond(dense, words, whole=False, full=2)
     assert missing == Missing(cosine=0.6, chunk=0.5, whole=0.7)
     cut = Fused(dense, words, missing=missing)
     exact = {**dense, (3, 0): 0.6}, WordHits(chunks={**words.chunks, (1, 0): 0.5}, traces={**words.traces, 1: 0.7})
     assert cut.scores == pytest.approx({f.row: f.score for f in fuse(*exact)})
-    assert Missing.beyond(dense, words, full=3) == Missing.beyond(None, WordHits(), full=1) == Missing()
+    assert Missing.beyond(dense, words, whole=True, full=3) == Missing.beyond(None, WordHits(), whole=True, full=1) == Missing()
 
 
 def test_values_are_made_of_those_that_are_asked_for() -> None:

@@ -83,6 +83,13 @@ def test_of_each_of_the_best_the_task_and_the_best_other_chunk_are_compared() ->
     assert {row for row, _ in keys} == {1, 2, 3, *range(10, 10 + READ_TRACES - 3)}
 
 
+def test_a_chunk_that_says_nothing_of_the_question_is_not_compared() -> None:
+    """It fits less than a quarter as well as the best of its trace; the task is, whatever it says."""
+    little = [ranked(1, 0.9)._replace(passages=((0, 0.8), (1, 0.19))), ranked(2, 0.8)._replace(passages=((0, 0.8), (1, 0.2), (2, 0.1)))]
+    large = [ranked(3, 0.7)._replace(passages=((2, 0.8), (0, 0.1)))]
+    assert chunks_to_read([*little, *large]) == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 2)]
+
+
 def test_those_that_are_not_compared_stay_behind() -> None:
     """However badly the others match, and none of them has a higher score."""
     ranking = [ranked(row, 0.9 - row / 100) for row in range(READ_TRACES + 5)]

@@ -254,16 +254,16 @@ async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
     monkeypatch.setattr(vectors, "of_namespace", lambda *args, **kwargs: read.append(args[2]) or of_namespace(*args, **kwargs))  # type: ignore[func-returns-value]
     dense = library.retriever(EVERYTHING).dense
     assert dense is not None
-    before = dense.nearest(1, tiny_vector("kiwi"), Filters(), 60)
-    assert dense.nearest(1, tiny_vector("kiwi"), Filters(), 60) == before
+    before = dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines
+    assert dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines == before
     assert read == [1]
     (added,) = await put(library.store, trace("new", namespace="one", task="kiwi", content="", lessons=()))
     try:
         await library.store.write(lambda db: vectors.put(db, library.model_id, {text_hash("kiwi"): tiny_vector("kiwi")}))
         if passed_over:
-            assert dense.nearest(1, tiny_vector("kiwi"), Filters(), 60)
+            assert dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines
             assert read == [1]
-        assert next(iter(dense.nearest(1, tiny_vector("kiwi"), Filters(), 60))) == (added.row, 0)
+        assert next(iter(dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines)) == (added.row, 0)
         assert read == [1, 1]
     finally:
         await library.store.write(lambda db: traces.delete(db, [added.row]))
@@ -308,7 +308,7 @@ async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored
         vector = tiny_vector(question)
         asked.clear()
         dense._passed.clear()
-        found = dense.nearest(1, vector, filters, 10)
+        found = dense.nearest(1, vector, filters, 10).cosines
         rows = [row for row, value in library.spaces[1].items() if passes(value, filters)]
         exact = cosines(library.store.read_now(lambda db, rows=rows: vectors.of_traces(db, library.model_id, rows)), vector)  # type: ignore[misc]
         assert sorted(found.values()) == pytest.approx(sorted(sorted(exact.values(), reverse=True)[:10]))
@@ -329,7 +329,7 @@ async def test_the_index_is_asked_so_wide_and_for_no_more(library: Library, monk
     monkeypatch.setattr(library.vectors, "query", lambda space, vector, limit: widths.append(limit) or query(space, vector, limit))  # type: ignore[func-returns-value]
     dense = library.retriever(10).dense
     assert dense is not None
-    assert len(dense.nearest(1, tiny_vector("kiwi"), Filters(), 10)) == 10
+    assert len(dense.nearest(1, tiny_vector("kiwi"), Filters(), 10).cosines) == 10
     assert widths == [asked]
 
 
@@ -351,7 +351,7 @@ async def test_what_a_large_part_passes_is_not_read_whole(library: Library, monk
     monkeypatch.setattr(vectors, "of_traces", lambda *_: pytest.fail("all that passes was read"))
     dense = library.retriever(10).dense
     assert dense is not None
-    found = dense.nearest(1, tiny_vector("kiwi"), FILTERS[name], 10)
+    found = dense.nearest(1, tiny_vector("kiwi"), FILTERS[name], 10).cosines
     assert len(found) == 10
     assert all(passes(library.spaces[1][row], FILTERS[name]) for row, _ in found)
 
@@ -364,23 +364,25 @@ async def test_what_passes_a_filter_is_held_until_the_namespace_is_written(libra
     dense = library.retriever(EVERYTHING).dense
     assert dense is not None
     kiwi, few = tiny_vector("kiwi"), FILTERS["few"]
-    before = dense.nearest(1, kiwi, few, EVERYTHING)
-    assert dense.nearest(1, kiwi, few, EVERYTHING) == pytest.approx(before, abs=1e-6)
+    before = dense.nearest(1, kiwi, few, EVERYTHING).cosines
+    assert dense.nearest(1, kiwi, few, EVERYTHING).cosines == pytest.approx(before, abs=1e-6)
     rows = {row for row, value in library.spaces[1].items() if passes(value, FILTERS["one"])}
-    assert {row for row, _ in dense.nearest(1, kiwi, FILTERS["one"], EVERYTHING)} == rows
+    assert {row for row, _ in dense.nearest(1, kiwi, FILTERS["one"], EVERYTHING).cosines} == rows
     assert len(read) == 2
     new: dict[str, Any] = {"namespace": "one", "task": "kiwi", "content": "", "lessons": (), "tags": ("rare",)}
     values = [trace(name, metadata={"approved": value}, **new) for name, value in APPROVED]
     added = await put(library.store, *values)
     try:
         await library.store.write(lambda db: vectors.put(db, library.model_id, {text_hash("kiwi"): kiwi}))
-        assert set(list(dense.nearest(1, kiwi, few, EVERYTHING))[:2]) == {(one.row, 0) for one in added}
+        assert set(list(dense.nearest(1, kiwi, few, EVERYTHING).cosines)[:2]) == {(one.row, 0) for one in added}
         assert len(read) == 3
         for (_, value), one in zip(APPROVED, added, strict=True):
-            assert list(dense.nearest(1, kiwi, Filters(tags=("rare",), metadata=(("approved", value),)), EVERYTHING)) == [(one.row, 0)]
+            assert list(dense.nearest(1, kiwi, Filters(tags=("rare",), metadata=(("approved", value),)), EVERYTHING).cosines) == [
+                (one.row, 0)
+            ]
     finally:
         await library.store.write(lambda db: traces.delete(db, [one.row for one in added]))
-    assert dense.nearest(1, kiwi, few, EVERYTHING) == pytest.approx(before, abs=1e-6)
+    assert dense.nearest(1, kiwi, few, EVERYTHING).cosines == pytest.approx(before, abs=1e-6)
     for forgotten, left in ((2, 1), (1, 0)):
         dense.forget([forgotten])
         assert sum(key == (1, repr(few)) for key, _, _ in dense._passed) == left

@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,13 @@ WIDEST_TRACES = 100_000
 RESCORED = 2
 
 
+class Near(NamedTuple):
+    """The cosines of the nearest chunks; `whole`: of all that pass the filters and have a vector."""
+
+    cosines: dict[ChunkKey, float]
+    whole: bool
+
+
 class Dense:
     """Searches the vectors of one model. Its calls block; any thread may make them."""
 
@@ -70,14 +78,14 @@ class Dense:
         self._passed: LruCache[tuple[int, str], Passed] = LruCache(max_bytes=PASSED_BYTES, size_of=_bytes, clock=time.monotonic)
         self._counts: LruCache[int, int] = LruCache(capacity=1_000, ttl_s=COUNT_TTL_S, clock=time.monotonic)
 
-    def nearest(self, space: int, question: Vectors, filters: Filters, limit: int) -> dict[ChunkKey, float]:
-        """Return the cosines of the `limit` chunks nearest to the question that pass the filters. Raises: IndexFaultError."""
+    def nearest(self, space: int, question: Vectors, filters: Filters, limit: int) -> Near:
+        """Return the `limit` chunks nearest to the question that pass the filters. Raises: IndexFaultError."""
         resident = self._resident(space)
         if resident.held is not None:
             return self._of_resident(space, resident, question, filters, limit)
         if not filters:
             found = self._query(space, question, limit)
-            return self._store.read_now(lambda db: _chunks_of(db, space, found, limit))
+            return Near(self._store.read_now(lambda db: _chunks_of(db, space, found, limit)), whole=False)
         return self._filtered(space, question, filters, limit)
 
     def forget(self, spaces: Collection[int]) -> None:
@@ -114,14 +122,14 @@ class Dense:
         held = self._store.read_now(lambda db: vectors.of_namespace(db, self.model_id, space, limit=RESIDENT_CHUNKS))
         return Resident(version, held, len(held.keys) if held is not None else RESIDENT_CHUNKS)
 
-    def _of_resident(self, space: int, resident: Resident, question: Vectors, filters: Filters, limit: int) -> dict[ChunkKey, float]:
+    def _of_resident(self, space: int, resident: Resident, question: Vectors, filters: Filters, limit: int) -> Near:
         assert resident.held is not None
         keys, matrix = resident.held
         if not filters:
-            return _top(keys, matrix @ question if keys else np.empty(0), limit)
+            return _near(keys, matrix @ question if keys else np.empty(0), limit)
         rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space))
         places = np.flatnonzero(np.isin(resident.rows, rows)).tolist()
-        return _top([keys[i] for i in places], matrix[places] @ question if places else np.empty(0), limit)
+        return _near([keys[i] for i in places], matrix[places] @ question if places else np.empty(0), limit)
 
     def _query(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
         """Return the cosines of the nearest texts, the nearest first."""
@@ -145,14 +153,15 @@ class Dense:
 
     # No reader of the store is held while the index is asked: it may need one itself, and there are few.
 
-    def _filtered(self, space: int, question: Vectors, filters: Filters, limit: int) -> dict[ChunkKey, float]:
+    def _filtered(self, space: int, question: Vectors, filters: Filters, limit: int) -> Near:
         (version,) = self._store.versions.of([space])
         with self._lock:
             passed = self._passed.get((space, repr(filters)), lambda held: held.version == version)  # true is not 1
         if passed is not None:
-            near = sorted(_top(passed.keys, passed.scores(question), RESCORED * limit))
-            held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, near))
-            return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
+            best = sorted(_top(passed.keys, passed.scores(question), RESCORED * limit))
+            held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, best))
+            near = _near(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
+            return near._replace(whole=len(passed.keys) <= limit)
         # So many have to be asked for, times how many match, that twice as many pass as are enough, where those that do lie anywhere.
         asked_matching = 2 * ENOUGH * limit * self._count(space)
         # Up to here to ask for them takes longer than to score exactly what matches.
@@ -174,7 +183,7 @@ class Dense:
                 return self._exactly(space, version, question, filters, rows, limit)
             if wanted > before:
                 passing = self._passing(space, question, filters, wanted)
-        return dict(list(passing.items())[:limit])
+        return Near(dict(list(passing.items())[:limit]), whole=False)
 
     def _count(self, space: int) -> int:
         """Return how many traces a namespace has, or had a minute ago: to count a third of a million takes 10 ms."""
@@ -186,9 +195,7 @@ class Dense:
                 self._counts.put(space, found)
         return found
 
-    def _exactly(
-        self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int], limit: int
-    ) -> dict[ChunkKey, float]:
+    def _exactly(self, space: int, version: int, question: Vectors, filters: Filters, rows: Sequence[int], limit: int) -> Near:
         """Return the best of all chunks of these traces, the ones that pass, and hold them."""
         held = self._store.read_now(lambda db: vectors.of_traces(db, self.model_id, sorted(rows)))
         if Passed.bytes_of(held) <= PASSED_BYTES:
@@ -197,7 +204,7 @@ class Dense:
                 # Not what was forgotten while it was read.
                 if self._store.versions.of([space]) == (version,):
                     self._passed.put((space, repr(filters)), passed)
-        return _top(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
+        return _near(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
 
     def _passing(self, space: int, question: Vectors, filters: Filters, wanted: int) -> dict[ChunkKey, float]:
         """Return the cosines of those of the nearest `wanted` that pass, the nearest first."""
@@ -229,6 +236,10 @@ def _chunks_of(db: sqlite3.Connection, space: int, found: Mapping[bytes, float],
 def cosines(held: Held, question: Vectors) -> dict[ChunkKey, float]:
     """Return the cosine of each unit vector with the question's."""
     return dict(zip(held.keys, (held.matrix @ question).tolist(), strict=True)) if held.keys else {}
+
+
+def _near(keys: Sequence[ChunkKey], scores: NDArray[np.floating], limit: int) -> Near:
+    return Near(_top(keys, scores, limit), whole=len(keys) <= limit)
 
 
 def _top(keys: Sequence[ChunkKey], scores: NDArray[np.floating], limit: int) -> dict[ChunkKey, float]:

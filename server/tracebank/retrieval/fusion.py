@@ -65,13 +65,17 @@ class Missing:
     whole: float = 0.0
 
     @classmethod
-    def beyond(cls, dense: Mapping[ChunkKey, float] | None, words: WordHits, *, full: int) -> Missing:
-        """Return what is missing from lists that are cut at `full` entries."""
+    def beyond(cls, dense: Mapping[ChunkKey, float] | None, words: WordHits, *, whole: bool, full: int) -> Missing:
+        """Return what is missing from lists, of cosines unless they are `whole`, of words where they are cut at `full` entries."""
 
-        def least(scores: Mapping[Any, float] | None) -> float:
-            return max(0.0, min(scores.values())) if scores and len(scores) >= full else 0.0
+        def least(scores: Mapping[Any, float] | None, *, cut: bool) -> float:
+            return max(0.0, min(scores.values())) if scores and cut else 0.0
 
-        return cls(cosine=least(dense), chunk=least(words.chunks), whole=least(words.traces))
+        return cls(
+            cosine=least(dense, cut=not whole),
+            chunk=least(words.chunks, cut=len(words.chunks) >= full),
+            whole=least(words.traces, cut=len(words.traces) >= full),
+        )
 
 
 NOTHING_MISSING = Missing()

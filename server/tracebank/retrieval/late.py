@@ -25,6 +25,8 @@ Codes = NDArray[np.uint8]
 
 # So many of the best traces are compared.
 READ_TRACES = 20
+# A chunk that fits less than so well as the best of its trace says nothing of the question: its words would match by chance.
+TELLING_SHARE = 0.25
 # Of a score that all parts make up.
 _SHARE = TOKENS_WEIGHT / HIGHEST
 _WORD = re.compile(r"\w+")
@@ -36,7 +38,8 @@ def chunks_to_read(ranking: Sequence[Ranked]) -> list[ChunkKey]:
 
 
 def _telling(found: Ranked) -> list[int]:
-    return [TASK_ORDINAL, *[ordinal for ordinal, _ in found.passages if ordinal != TASK_ORDINAL][:1]]
+    least = TELLING_SHARE * found.passages[0][1] if found.passages else 0.0
+    return [TASK_ORDINAL, *[ordinal for ordinal, score in found.passages if ordinal != TASK_ORDINAL and score >= least][:1]]
 
 
 def words_of(text: str) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from tracebank.index import ChunkKey, WordHits, WordIndex
 from tracebank.records import Filters
 from tracebank.retrieval import context, late
 from tracebank.retrieval.context import Neighbours, lifted
-from tracebank.retrieval.dense import Dense
+from tracebank.retrieval.dense import Dense, Near
 from tracebank.retrieval.fusion import TASK_ORDINAL, Fused, Missing, Ranked, behind, by_score, fuse
 from tracebank.store import Store, neighbours, traces, vectors
 from tracebank.store.outbox import Sink
@@ -92,13 +92,14 @@ class Proposed:
     words: WordHits
     dense: dict[ChunkKey, float] | None
     fused: Fused
-    # How much each was asked for: a list of so many may be cut.
+    # How much was asked for: a list of words that has so many may be cut. `whole`: of meaning nothing is.
     limit: int
+    whole: bool
 
     @property
     def cut(self) -> bool:
         """Whether there may be more than was proposed."""
-        return any(len(found) >= self.limit for found in (self.dense or (), self.words.chunks, self.words.traces))
+        return not self.whole or any(len(found) >= self.limit for found in (self.words.chunks, self.words.traces))
 
     @property
     def exact(self) -> bool:
@@ -138,15 +139,16 @@ class Scorer:
         words, near = self._beside.both(
             lambda: unless_faulty("words", query, WordHits()), lambda: self._near(asked, space, limit), worth=chunks >= BESIDE_CHUNKS
         )
-        missing = Missing.beyond(near, words, full=limit)
-        if near is not None and len(near) < limit and not words.chunks.keys() <= near.keys():
-            missing = replace(missing, cosine=_average(near.values()))
-        fused = Fused(near, words, tokens=near is not None and asked.tokens is not None, missing=missing)
-        return Proposed(space, words, near, fused, limit)
+        dense, whole = near if near is not None else (None, True)
+        missing = Missing.beyond(dense, words, whole=whole, full=limit)
+        if dense is not None and whole and not words.chunks.keys() <= dense.keys():
+            missing = replace(missing, cosine=_average(dense.values()))
+        fused = Fused(dense, words, tokens=dense is not None and asked.tokens is not None, missing=missing)
+        return Proposed(space, words, dense, fused, limit, whole)
 
-    def _near(self, asked: Asked, space: int, limit: int) -> dict[ChunkKey, float] | None:
-        """Return the cosines of the nearest chunks; None where meaning takes no part."""
-        nothing: dict[ChunkKey, float] | None = None
+    def _near(self, asked: Asked, space: int, limit: int) -> Near | None:
+        """Return the nearest chunks; None where meaning takes no part."""
+        nothing: Near | None = None
         if asked.embedded is None or self.dense is None:
             return nothing
         return self._faults.unless_faulty(
