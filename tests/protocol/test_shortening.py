@@ -194,7 +194,7 @@ def test_a_long_text_tells_how_far_it_is_and_holds_up_nobody(talks: dict[Era, Ta
                 begun.set()
 
             async def shorten() -> None:
-                long = PROSE * 40
+                long = PROSE * 300  # a second and more, of which an engine that is just coming up needs some for itself
                 await talks["auto"].client.call_tool("compress_prompt", {"text": long, "max_tokens": 500}, progress_callback=hear)
 
             tasks.start_soon(shorten)
