@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from samples import bag_of_words, exported_models, tiny_transformer
 
 from tracebank.embedding import EmbeddingModel, Prompts, TokenEncoder, load_model, unpacked, vectors_name
-from tracebank.embedding.export import SAMPLES, lost_leads
 from tracebank.embedding.export import export as export_here
+from tracebank.embedding.export import lost_leads
 from tracebank.embedding.exported import ABOUT_NAME, Export, file_name, origin_of, read_about, write_about
 from tracebank.embedding.onnx import OnnxModel
+from tracebank.embedding.sample_texts import SAMPLES
 from tracebank.embedding.sentence import SentenceTransformerModel, identity
 from tracebank.embedding.token_vectors import TOKEN_DIM
 from tracebank.errors import ModelLoadError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import pytest
 from samples import tiny_transformer
 
 from tracebank.embedding import Prompts, export, skeleton
-from tracebank.embedding.export import SAMPLES
-from tracebank.embedding.exported import Export, Origin, file_name, origin_of
+from tracebank.embedding.exported import Export, Origin, file_name, origin_of, read_about
 from tracebank.embedding.onnx import OnnxModel
+from tracebank.embedding.sample_texts import SAMPLES
 from tracebank.embedding.sentence import SentenceTransformerModel, resolve
 from tracebank.embedding.skeleton import Skeleton
 from tracebank.embedding.skeleton_making import joined_of, made
@@ -70,26 +71,38 @@ def test_what_is_filled_says_what_torch_traces(tmp_path: Path) -> None:
     assert min(agreement(one.codes, other.codes) for one, other in zip(tokens, known, strict=True)) > 0.99
 
 
+@pytest.mark.parametrize("seen", ["", "cuda"])
+def test_what_torch_sees_is_asked_where_there_may_be_an_accelerator(seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that is filled, too: documents are embedded there later."""
+    monkeypatch.setattr(export, "origin_of", lambda *given: replace(origin_of(*given), accelerator_possible=True))
+    monkeypatch.setattr(export, "_accelerator", lambda: seen)
+    about = export.export("", "", tmp_path / "out")
+    assert (about.made, about.accelerator) == ("filled", seen)
+    assert read_about(tmp_path / "out", export.origin_of("")) == about
+
+
 @pytest.mark.parametrize("change", ["weights", "configuration", "tokenizer", "samples", "format"])
 def test_what_it_was_not_made_for_has_no_skeleton(change: str, bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of the same size, too: what it expects would be another model's, or another export's."""
-    assert Skeleton.of(bundled, SAMPLES) is not None
+    assert Skeleton.of(bundled) is not None
     if change == "weights":
         weights = bytearray((bundled / skeleton.WEIGHTS_NAME).read_bytes())
         weights[-1] ^= 1
         (bundled / skeleton.WEIGHTS_NAME).write_bytes(weights)
+    elif change == "samples":
+        monkeypatch.setattr(skeleton, "SAMPLES", SAMPLES[1:])
     elif change == "format":
         monkeypatch.setattr(skeleton, "FORMAT", skeleton.FORMAT + 1)
-    elif change != "samples":
+    else:
         with (bundled / ("config.json" if change == "configuration" else "tokenizer.json")).open("a", encoding="utf-8") as file:
             file.write("\n")
-    assert Skeleton.of(bundled, SAMPLES[1:] if change == "samples" else SAMPLES) is None
+    assert Skeleton.of(bundled) is None
 
 
 @pytest.mark.parametrize("fault", ["expects another model", "is of an unknown kind", "lacks a tensor", "is not there"])
 def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is left, and the model is traced."""
-    found = Skeleton.of(Path(resolve("")), SAMPLES)
+    found = Skeleton.of(Path(resolve("")))
     assert found is not None
     if fault == "expects another model":
         found = Skeleton(graph=found.graph, about=found.about, expected=found.expected[::-1])

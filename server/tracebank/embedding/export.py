@@ -11,7 +11,6 @@ input does.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -24,57 +23,23 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from tracebank.embedding import tracing
 from tracebank.embedding.base import Prompts, Vectors
 from tracebank.embedding.exported import PROBE, TOKENIZER_NAME, TRACED, Export, Origin, file_name, origin_of, write_about
 from tracebank.embedding.onnx import OnnxModel
+from tracebank.embedding.sample_texts import SAMPLES
 from tracebank.embedding.sentence import resolve
 from tracebank.embedding.skeleton import Skeleton
-from tracebank.embedding.token_projection import inputs_of, projection_of
-
-if TYPE_CHECKING:
-    import torch
-    from sentence_transformers import SentenceTransformer
+from tracebank.embedding.tracing import Refused
 
 # What each precision has to reach: the mean cosine with sentence-transformers, and the least lead of one neighbour
 # over another that must not be lost.
 CHECKS = {"fp32": (0.9999, 0.001), "int8": (0.985, 0.1)}
-# A file of ONNX holds 2 GB.
-MAX_PARAMETERS = 450_000_000
-EXPECTED_BATCH = 4
-POOLINGS = ("mean", "cls", "max")
 # Processors that add products of 8 bits without saturating at 16.
 EXACT_INT8 = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
-OPSET = 17
-SAMPLES = (
-    "cache",
-    "ok",
-    "Why did the deployment fail?",
-    "How do I undo the last commit without losing my changes?",
-    "git reset --soft HEAD~1 undoes the last commit and keeps the changes staged.",
-    "TypeError: unsupported operand type(s) for +: 'int' and 'str'",
-    "データベースの接続がタイムアウトしました。",
-    "La conexión con la base de datos se agotó después de treinta segundos.",
-    "Photosynthesis turns light, water and carbon dioxide into sugar and oxygen.",
-    "The patient was given 5 mg twice a day; symptoms improved within two weeks.",
-    "def add(a: int, b: int) -> int:\n    return a + b\n",
-    '{"status": "failed", "retries": 3, "reason": "connection reset by peer"}',
-    PROBE,
-    "npm ERR! ERESOLVE unable to resolve dependency tree while installing the front end",
-    "Interest rates rose again this quarter, and the housing market cooled in most large cities.",
-    "The team lost its third match in a row after the goalkeeper was sent off in the first half. " * 2,
-    "Always run the migration on a copy of the production database first, and write down how long each step takes. " * 4,
-    "First we profiled the import: most of the time went into the tokenizer. Then we sorted the texts by length. " * 8,
-    "A recipe for bread: flour, water, salt and yeast; knead it, let it rise, shape it, and bake it until it is brown. " * 16,
-    "The pipeline reads events from the queue, enriches them with the user's profile, and writes them to the warehouse. " * 32,
-)
-
-
-class Refused(Exception):
-    """The model cannot be exported and stays on torch; the message says why."""
 
 
 def export(model: str, revision: str, directory: Path) -> Export:
@@ -88,6 +53,9 @@ def export(model: str, revision: str, directory: Path) -> Export:
     partial.mkdir(parents=True)
     try:
         about = _export_into(partial, model, revision, origin)
+        if origin.accelerator_possible:
+            # Torch is imported for it, where nothing else needed it.
+            about = replace(about, accelerator=_accelerator())
         write_about(partial, origin, about)
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
@@ -99,42 +67,39 @@ def export(model: str, revision: str, directory: Path) -> Export:
 def _export_into(directory: Path, model: str, revision: str, origin: Origin) -> Export:
     made = TRACED
     try:
-        try:
-            if (about := _filled(directory, model, origin)) is not None:
-                return about
-        except Exception as error:  # a newer library may not know it any more, and each has a kind of its own for that
-            _empty(directory)
-            made = f"{TRACED}: the skeleton cannot be filled: {error}"
+        if (about := _filled(directory, model, origin)) is not None:
+            return about
+    except Exception as error:  # a newer library may not know it any more, and each has a kind of its own for that
+        _empty(directory)
+        made = f"{TRACED}: the skeleton cannot be filled: {error}"
+    try:
         return replace(_traced(directory, model, revision, origin), made=made)
     except Refused as reason:
         _empty(directory)
         return Export(
-            refused=str(reason), accelerator=_accelerator() if origin.accelerator_possible else "", max_seq_length=None, dim=0, pooling="",
-            prompts={}, default_prompt_name=None, pad_id=0, pad_token="", cosine={}, probe_text="", probe={}, made=made,
+            refused=str(reason), accelerator="", max_seq_length=None, dim=0, pooling="", prompts={}, default_prompt_name=None,
+            pad_id=0, pad_token="", cosine={}, probe_text="", probe={}, made=made,
         )  # fmt: skip
 
 
 def _filled(directory: Path, model: str, origin: Origin) -> Export | None:
     """Fill the skeleton that comes with the package; None where it is of another model. Raises: Exception, where it does not serve."""
     files = Path(resolve(model))
-    skeleton = Skeleton.of(files, SAMPLES)
+    skeleton = Skeleton.of(files)
     if skeleton is None:
         return None
     skeleton.fill(files, directory / file_name("fp32"))
     shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
-    about = _finished(directory, origin, skeleton.about, lambda: skeleton.expected)
-    # Only to ask for it torch is imported after all.
-    return replace(about, accelerator=_accelerator()) if origin.accelerator_possible else about
+    return _finished(directory, origin, skeleton.about, lambda: skeleton.expected)
 
 
 def _traced(directory: Path, model: str, revision: str, origin: Origin) -> Export:
     """Export with torch. Raises: Refused."""
-    _import_all()
-    original = load(model, revision)
-    pooling = pooling_of(original)
-    about = about_of(original, pooling, _accelerator() if origin.accelerator_possible else "")
-    write_graph(original, pooling, directory / file_name("fp32"))
-    return _finished(directory, origin, about, lambda: expected_of(original))
+    original = tracing.load(model, revision)
+    pooling = tracing.pooling_of(original)
+    about = tracing.about_of(original, pooling)
+    tracing.write_graph(original, pooling, directory / file_name("fp32"))
+    return _finished(directory, origin, about, lambda: tracing.expected_of(original))
 
 
 def _finished(directory: Path, origin: Origin, about: Export, expected: Callable[[], Vectors]) -> Export:
@@ -153,105 +118,12 @@ def _empty(directory: Path) -> None:
         file.unlink()
 
 
-def load(model: str, revision: str) -> SentenceTransformer:
-    """Return the model as it is traced: on the processor, in full precision."""
-    from sentence_transformers import SentenceTransformer
-
-    # Only attention written out as matrix products is recognised and fused.
-    options = {"attn_implementation": "eager", "dtype": "float32"}
-    return SentenceTransformer(resolve(model), revision=revision or None, device="cpu", model_kwargs=options).eval()
-
-
 def _accelerator() -> str:
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else ""
-
-
-def pooling_of(model: SentenceTransformer) -> str:
-    """Return how its tokens become one vector. Raises: Refused where it is not made of what is known here."""
-    kinds = [type(module).__name__ for module in model]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise Refused(f"it consists of {', '.join(kinds)}, not of Transformer, Pooling and Normalize")
-    pooling = cast(Any, model[1])
-    if pooling.pooling_mode not in POOLINGS:
-        raise Refused(f"its pooling is {pooling.pooling_mode!r}, not one of {', '.join(POOLINGS)}")
-    if not pooling.include_prompt and any(model.prompts.values()):
-        raise Refused("its pooling leaves out the prompt")
-    if model.truncate_dim is not None:
-        raise Refused(f"its vectors are cut to {model.truncate_dim} dimensions")
-    if (parameters := sum(weights.numel() for weights in model.parameters())) > MAX_PARAMETERS:
-        raise Refused(f"it has {parameters:,} parameters, and an ONNX file holds {MAX_PARAMETERS:,}")
-    return str(pooling.pooling_mode)
-
-
-def about_of(model: SentenceTransformer, pooling: str, accelerator: str) -> Export:
-    """Return what has to be known to use its export, before that is checked. Raises: Refused."""
-    transformer = cast(Any, model[0])
-    tokenizer = transformer.tokenizer
-    if not getattr(tokenizer, "is_fast", False):
-        raise Refused("its tokenizer has no fast form")
-    if tokenizer.padding_side != "right" or tokenizer.truncation_side != "right":
-        raise Refused("its tokenizer pads or cuts on the left")
-    return Export(
-        refused="", accelerator=accelerator, max_seq_length=transformer.max_seq_length, dim=int(model.get_embedding_dimension() or 0),
-        pooling=pooling, prompts={name: prompt or "" for name, prompt in model.prompts.items()},
-        default_prompt_name=model.default_prompt_name, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token,
-        cosine={}, probe_text=PROBE, probe={},
-    )  # fmt: skip
-
-
-def write_graph(model: SentenceTransformer, pooling: str, file: Path) -> None:
-    """Trace the model with its pooling, fuse attention, GELU and layer norms, and save its tokenizer beside it."""
-    import torch
-    from onnxruntime.transformers.optimizer import optimize_model
-
-    transformer = cast(Any, model[0])
-    transformer.tokenizer.backend_tokenizer.save(str(file.with_name(TOKENIZER_NAME)))
-    # Two texts of unlike length: what does not depend on the mask in the trace never will.
-    sample = transformer.tokenizer([SAMPLES[2], SAMPLES[3]], padding=True, return_tensors="pt")
-    names = inputs_of(sample)
-
-    class Sentence(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.transformer = transformer.auto_model
-            self.register_buffer("projection", projection_of(transformer))
-
-        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            given = dict(zip(names, inputs, strict=True))
-            tokens = self.transformer(**given, return_dict=True).last_hidden_state
-            sentence = torch.nn.functional.normalize(_pooled(tokens, given["attention_mask"], pooling), p=2, dim=1)
-            return sentence, tokens @ self.projection
-
-    raw = file.with_name("raw.onnx")
-    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in names}
-    with torch.no_grad(), warnings.catch_warnings():
-        # Deprecated, and the bound on torch in pyproject.toml is for this, too: the newer one needs onnxscript.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Sentence().eval(), tuple(sample[name] for name in names), str(raw),
-            input_names=names, output_names=["sentence_embedding", "token_embeddings"],
-            dynamic_axes=axes | {"sentence_embedding": {0: "batch"}, "token_embeddings": {0: "batch", 1: "sequence"}},
-            opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
-    config = transformer.auto_model.config
-    heads, hidden = getattr(config, "num_attention_heads", 0), getattr(config, "hidden_size", 0)
-    optimize_model(str(raw), model_type="bert", num_heads=heads, hidden_size=hidden).save_model_to_file(str(file))
-    raw.unlink()
-
-
-def _pooled(tokens: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    import torch
-
-    if pooling == "cls":
-        return tokens[:, 0]
-    if pooling == "max":
-        return tokens.masked_fill(mask.unsqueeze(-1) == 0, -1e9).amax(dim=1)
-    weights = mask.unsqueeze(1).to(tokens.dtype)
-    return torch.bmm(weights, tokens).squeeze(1) / weights.sum(dim=2).clamp(min=1e-9)
 
 
 def _quantise(directory: Path, origin: Origin) -> None:
@@ -265,12 +137,6 @@ def _quantise(directory: Path, origin: Origin) -> None:
         # The types of what fused operators give are not inferred.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )  # fmt: skip
-
-
-def expected_of(model: SentenceTransformer) -> Vectors:
-    """Return what sentence-transformers makes of the samples, float32 [samples, dim], rows of length 1."""
-    # In small batches, in which texts of like length are together: padded to the longest all would take twice as long.
-    return np.asarray(model.encode(list(SAMPLES), prompt="", normalize_embeddings=True, batch_size=EXPECTED_BATCH), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,15 +194,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _import_all() -> None:
-    # It stays: to look through all of it again and again would take a seventh of the time.
-    gc.disable()
-    import sentence_transformers  # noqa: F401
-
-    gc.freeze()
-    gc.enable()
 
 
 def main(arguments: Sequence[str]) -> int:

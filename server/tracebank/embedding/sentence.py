@@ -48,13 +48,18 @@ def identity(model: str, revision: str = "") -> str:
     directory = Path(resolve(model))
     if not directory.is_dir():
         return f"{model}@{revision}" if revision else model
+    return f"{'all-MiniLM-L6-v2' if not model else directory.name}@{digest_of(directory)}"
+
+
+def digest_of(directory: Path) -> str:
+    """Return what changes with a model's configuration, its tokenizer and the size of its weights."""
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(directory.rglob("*")):
         if file.suffix == ".json":
             digest.update(file.read_bytes())
         elif file.suffix in {".safetensors", ".bin"}:
             digest.update(f"{file.name}:{file.stat().st_size}".encode())
-    return f"{'all-MiniLM-L6-v2' if not model else directory.name}@{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 class SentenceTransformerModel:

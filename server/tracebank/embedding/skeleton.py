@@ -21,9 +21,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from safetensors.numpy import load_file
 
 from tracebank.embedding.base import Vectors
 from tracebank.embedding.exported import FORMAT, Export
+from tracebank.embedding.sample_texts import SAMPLES
+from tracebank.embedding.sentence import digest_of
 
 FILE = Path(__file__).with_name("bundled.onnx")
 WEIGHTS_NAME = "model.safetensors"
@@ -39,42 +42,34 @@ class Skeleton:
     expected: Vectors
 
     @classmethod
-    def of(cls, directory: Path, samples: tuple[str, ...]) -> Skeleton | None:
-        """Return the skeleton for a model's directory, made with these samples; None where ours is of another one."""
+    def of(cls, directory: Path) -> Skeleton | None:
+        """Return the skeleton for a model's directory; None where ours is of another one."""
         if not FILE.is_file() or not (directory / WEIGHTS_NAME).is_file():
             return None
         graph = onnx.load(str(FILE))
-        told = {entry.key: entry.value for entry in graph.metadata_props}
+        told = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
         # The weights last: those of another model may be gigabytes.
-        if told.get(MADE_FOR_KEY) != digest(directory, samples) or told.get(WEIGHTS_KEY) != digest_of_weights(directory):
+        if told.get(MADE_FOR_KEY) != made_for(directory) or told.get(WEIGHTS_KEY) != digest_of_weights(directory):
             return None
-        expected = np.frombuffer(base64.b64decode(told[EXPECTED_KEY]), np.float16).astype(np.float32).reshape(len(samples), -1)
+        expected = np.frombuffer(base64.b64decode(told[EXPECTED_KEY]), np.float16).astype(np.float32).reshape(len(SAMPLES), -1)
         del graph.metadata_props[:]
-        return cls(graph=graph, about=Export(**json.loads(told[ABOUT_KEY])), expected=expected)
+        return cls(graph=graph, about=Export(**told[ABOUT_KEY]), expected=expected)
 
     def fill(self, directory: Path, file: Path) -> None:
-        """Write the graph with the weights of a model's directory. Raises: KeyError, ValueError, OSError for other ones."""
-        from safetensors.numpy import load_file
-
-        filled = onnx.ModelProto()
-        filled.CopyFrom(self.graph)
+        """Put the weights of a model's directory into the graph, and write it. Raises: KeyError, ValueError, OSError for other ones."""
         weights: Mapping[str, NDArray[Any]] = load_file(directory / WEIGHTS_NAME)
-        for initializer in filled.graph.initializer:
+        for initializer in self.graph.graph.initializer:
             if initializer.doc_string:
                 joined = json.loads(initializer.doc_string)
                 parts = [weights[name].T if joined["transposed"] else weights[name] for name in joined["tensors"]]
                 array = np.ascontiguousarray(np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0])
                 initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
-        onnx.save(filled, str(file))
+        onnx.save(self.graph, str(file))
 
 
-def digest(directory: Path, samples: tuple[str, ...]) -> str:
-    """Return what changes with a model's configuration, its tokenizer, the weights' size, the samples, or what an export is."""
-    found = hashlib.blake2b(json.dumps([FORMAT, samples, (directory / WEIGHTS_NAME).stat().st_size]).encode(), digest_size=16)
-    for file in sorted(directory.rglob("*.json")):
-        found.update(f"{file.relative_to(directory).as_posix()}:{file.stat().st_size}\n".encode())
-        found.update(file.read_bytes())
-    return found.hexdigest()
+def made_for(directory: Path) -> list[object]:
+    """Return what a skeleton is for, as JSON has it: the form of exports, the samples, and all of a model but what its weights say."""
+    return [FORMAT, list(SAMPLES), digest_of(directory)]
 
 
 def digest_of_weights(directory: Path) -> str:

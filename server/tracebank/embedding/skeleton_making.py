@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-from tracebank.embedding import export, skeleton
+from tracebank.embedding import skeleton, tracing
 from tracebank.embedding.exported import TOKENIZER_NAME, file_name
 from tracebank.embedding.sentence import resolve
 from tracebank.embedding.vocabulary import read_tokenizer
@@ -54,11 +54,11 @@ def _equal(part: Array, weights: Mapping[str, Array], transposed: bool) -> str:
 
 def made(directory: Path) -> onnx.ModelProto:
     """Return the skeleton of a model's directory. Raises: Refused where it cannot be exported; ValueError where it makes its tokenizer."""
-    original = export.load(str(directory), "")
-    pooling = export.pooling_of(original)
+    original = tracing.load(str(directory), "")
+    pooling = tracing.pooling_of(original)
     with tempfile.TemporaryDirectory() as home:
         file = Path(home, file_name("fp32"))
-        export.write_graph(original, pooling, file)
+        tracing.write_graph(original, pooling, file)
         graph = onnx.load(str(file))
         exported, own = read_tokenizer(Path(home, TOKENIZER_NAME)), read_tokenizer(directory / TOKENIZER_NAME)
         if exported.to_str() != own.to_str():
@@ -69,15 +69,15 @@ def made(directory: Path) -> onnx.ModelProto:
         if array.nbytes > SMALL_BYTES and (joined := joined_of(array, weights)) is not None:
             initializer.ClearField("raw_data")
             initializer.doc_string = json.dumps(joined)
-    expected = export.expected_of(original).astype(np.float16)
-    about = replace(export.about_of(original, pooling, ""), made="filled")
+    expected = tracing.expected_of(original).astype(np.float16)
+    about = replace(tracing.about_of(original, pooling), made="filled")
     told = {
-        skeleton.ABOUT_KEY: json.dumps(asdict(about)),
+        skeleton.ABOUT_KEY: asdict(about),
         skeleton.EXPECTED_KEY: base64.b64encode(expected.tobytes()).decode(),
-        skeleton.MADE_FOR_KEY: skeleton.digest(directory, export.SAMPLES),
+        skeleton.MADE_FOR_KEY: skeleton.made_for(directory),
         skeleton.WEIGHTS_KEY: skeleton.digest_of_weights(directory),
     }
-    onnx.helper.set_model_props(graph, told)
+    onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in told.items()})
     return graph
 
 

@@ -125,7 +125,7 @@ class Scorer:
     def search(self, asked: Asked, spaces: Sequence[int]) -> tuple[list[Ranked], list[Proposed]]:
         """Return what both indexes propose in these namespaces, ranked, and as proposed."""
         proposals = self.propose(asked, spaces)
-        return self.ranked(asked, proposals) if proposals else [], proposals
+        return self.ranked(asked, proposals), proposals
 
     def propose(self, asked: Asked, spaces: Sequence[int]) -> list[Proposed]:
         """Ask both indexes of each of these namespaces."""

@@ -127,12 +127,12 @@ class Retriever:
         in_thread = partial(to_thread.run_sync, limiter=self._limiter)
         if len(namespaces) == 1:
             ranking, proposals = await in_thread(self._scorer.search, asked, namespaces)
-            return ranking, all(proposed.dense is not None for proposed in proposals)
-        # Each thread takes several where there are many: to change threads takes as long as to ask a small one.
-        shares = [namespaces[i::PARALLEL_SEARCHES] for i in range(min(PARALLEL_SEARCHES, len(namespaces)))]
-        shared = await asyncio.gather(*(in_thread(self._scorer.propose, asked, share) for share in shares))
-        proposals = [proposed for share in shared for proposed in share]
-        ranking = await in_thread(self._scorer.ranked, asked, proposals) if proposals else []
+        else:
+            # Each thread takes several where there are many: to change threads takes as long as to ask a small one.
+            shares = [namespaces[i::PARALLEL_SEARCHES] for i in range(min(PARALLEL_SEARCHES, len(namespaces)))]
+            shared = await asyncio.gather(*(in_thread(self._scorer.propose, asked, share) for share in shares))
+            proposals = [proposed for share in shared for proposed in share]
+            ranking = await in_thread(self._scorer.ranked, asked, proposals) if proposals else []
         return ranking, all(proposed.dense is not None for proposed in proposals)
 
     async def _embed(self, texts: Sequence[str]) -> tuple[dict[str, Embedded], str]:
