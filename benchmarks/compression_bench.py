@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiktoken
 
 from tracebank.compression import compress
 from tracebank.compression.extract.relevance import Meaning
@@ -43,8 +42,7 @@ from tracebank.embedding.token_classifier import TokenClassifier
 from tracebank.engine import Engine
 from tracebank.index.analysis import query_terms
 from tracebank.settings import EmbeddingSettings, Settings
-from tracebank.tokens import Tokenizer
-from tracebank.tokens.exact import TiktokenTokenizer
+from tracebank.tokens import Tokenizer, load_tokenizer
 
 RATIOS = (2, 4, 8)
 Method = Callable[[dict[str, Any], int], str]
@@ -225,7 +223,7 @@ def main() -> None:
     parser.add_argument("--words", type=Path)
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
-    tokenizer = TiktokenTokenizer(tiktoken.get_encoding("o200k_base"))
+    tokenizer = load_tokenizer("o200k_base")
     if options.what == "prompts":
         prompts(tokenizer)
     elif options.file is None:

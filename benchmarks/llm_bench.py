@@ -28,7 +28,7 @@ from tracebank.llm import Completion, LlmClient, Request, Spending, World
 from tracebank.metrics import Metrics
 from tracebank.settings import LlmSettings
 from tracebank.store import Store
-from tracebank.tokens import EstimateTokenizer, Tokenizer
+from tracebank.tokens import load_tokenizer
 
 PROVIDER = Path(__file__).parents[1] / "tests" / "llm" / "provider.py"
 sys.path.insert(0, str(PROVIDER.parent))
@@ -53,7 +53,7 @@ class Clients:
     def __init__(self, store: Store, provider: dict[str, str]) -> None:
         self._settings = LlmSettings.model_validate({"providers": [provider], "daily_tokens": 10**12})
         spending = Spending(store, daily_tokens=10**12, daily_usd=1.0, clock=time.time)
-        self._world = World(spending=spending, metrics=Metrics(), tokenizer=_tokenizer, compress=None, environ={})
+        self._world = World(spending=spending, metrics=Metrics(), tokenizer=load_tokenizer("o200k_base"), compress=None, environ={})
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[LlmClient]:
@@ -63,10 +63,6 @@ class Clients:
             yield client
         finally:
             await client.close()
-
-
-async def _tokenizer() -> Tokenizer:
-    return EstimateTokenizer()
 
 
 def _requests(number: int) -> list[Request]:
@@ -161,7 +157,8 @@ async def fault(store: Store, name: str, protocol: str) -> dict[str, Any]:
         settings = LlmSettings.model_validate({"providers": providers, "attempt_timeout_s": 0.3, "attempts": 3, "breaker_failures": 99})
         spending = Spending(store, daily_tokens=10**12, daily_usd=1.0, clock=time.time)
         client = LlmClient(
-            settings, World(spending=spending, metrics=Metrics(), tokenizer=_tokenizer, compress=None, environ={}, sleep=sleep)
+            settings,
+            World(spending=spending, metrics=Metrics(), tokenizer=load_tokenizer("o200k_base"), compress=None, environ={}, sleep=sleep),
         )
         request = Request(prompt="lesson", schema=SCHEMA, fresh=True)
         first.meets(FAULTS[name])

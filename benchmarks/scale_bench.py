@@ -62,7 +62,7 @@ def settings_of(directory: Path, compression: str) -> Settings:
         index["compression"] = int(compression) if compression.isdigit() else compression
     return load_settings(
         directory, index=index, embedding={"cache_dir": str(directory.parent / "models")}, cache={"results": 0},
-        tokens={"timeout_s": 0}, log_level="error",
+        log_level="error",
     )  # fmt: skip
 
 

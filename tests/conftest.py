@@ -91,17 +91,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens are estimated: nothing is downloaded for a test, and tiktoken's variable is as it was afterwards."""
-
-    def fail(name: str) -> None:
-        raise OSError(f"no network, no {name}")
-
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("tracebank.tokens.loading._get_encoding", fail)
-
-
-@pytest.fixture
 def load_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], EmbeddingModel]], None]:
     """Let engines get their model from a function."""
 

@@ -210,7 +210,7 @@ def chunk_key(row: int, ordinal: int) -> bytes:
 
 def settings_of(tmp_path: Path, **flags: Any) -> Settings:
     """Return settings that wait for nothing."""
-    return load_settings(tmp_path / "data", **{"tokens": {"timeout_s": 0}, "index": {"linger_ms": 0}, **flags})
+    return load_settings(tmp_path / "data", **{"index": {"linger_ms": 0}, **flags})
 
 
 def spoil(path: Path) -> None:

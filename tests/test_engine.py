@@ -20,7 +20,7 @@ import pytest
 from anyio import to_thread
 from samples import WAIT_S, TinyModel, everything, settings_of, settled, spoil, warm
 
-from tracebank import compressor, semantics
+from tracebank import compressor
 from tracebank.answering import Retrieved
 from tracebank.chunking import chunks_of, word_spans
 from tracebank.embedding import EmbeddingModel, ModelTokens
@@ -28,15 +28,13 @@ from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.engine import STORE_NAME, Engine, Session, prepare_data_dir
 from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, InputError, ModelLoadError, StoreCorruptError
 from tracebank.forgetting import forget
-from tracebank.index import ChromaVectorIndex
 from tracebank.locking import LOCK_NAME
 from tracebank.records import Limits, parse_trace
 from tracebank.retrieval import duplicates
 from tracebank.settings import load_settings
 from tracebank.store import Store, outbox, traces, vectors
-from tracebank.tokens import TokenizerLoader
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+pytestmark = pytest.mark.anyio
 
 
 LoadWith = Callable[[Callable[[], EmbeddingModel]], None]
@@ -66,29 +64,6 @@ class Calls(Counter[str]):
             return original(*args, **kwargs)
 
         self._monkeypatch.setattr(owner, method, counted)
-
-
-async def test_the_tables_that_first_answers_wait_for_come_before_chroma(
-    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Side by side each would take twice as long; that there are none holds up nothing."""
-    seen: list[str] = []
-    wait, open_vectors = TokenizerLoader.wait, semantics.open_vectors
-
-    def waited(self: TokenizerLoader, timeout_s: float) -> bool:
-        seen.append("tables")
-        return wait(self, timeout_s)
-
-    async def opened(*arguments: Any) -> ChromaVectorIndex:
-        seen.append("chroma")
-        return await open_vectors(*arguments)
-
-    monkeypatch.setattr(TokenizerLoader, "wait", waited)
-    monkeypatch.setattr(semantics, "open_vectors", opened)
-    async with Engine.open(settings_of(tmp_path)) as engine:
-        await warm(engine)
-        assert engine.tokenizers.problem
-    assert seen == ["tables", "chroma"]
 
 
 async def test_a_memory_is_found_by_its_meaning_and_by_its_words(
@@ -311,7 +286,7 @@ async def test_the_text_keeps_to_its_budget(tmp_path: Path, tiny: TinyModel) -> 
             await engine.add(
                 {"task": f"upload {i}", "content": f"The upload {i} failed. It was mended. " * 100, "lessons": ["Look twice."]}, session
             )
-        tokenizer = await engine.tokenizer()
+        tokenizer = engine.tokenizer
         for max_tokens in (50, 120, 500, 3_000):
             found = await engine.retrieve({"query": "upload", "k": 8, "max_tokens": max_tokens}, session)
             assert tokenizer.count(found.page.text) == found.page.tokens <= max_tokens
@@ -336,7 +311,7 @@ async def test_adding_says_what_it_did(tmp_path: Path, tiny: TinyModel) -> None:
         session = engine.session()
         first = await engine.add({"task": "upload", "content": "word " * 150, "trace_id": "mine"}, session)
         assert (first.trace_id, first.status, first.chunks, first.indexed) == ("mine", "created", 3, False)
-        assert first.tokens == (await engine.tokenizer()).count("upload\n" + "word " * 150)
+        assert first.tokens == engine.tokenizer.count("upload\n" + "word " * 150)
         await settled(engine)
         again = await engine.add({"task": "upload", "content": "word " * 150, "trace_id": "mine"}, session)
         assert (again.status, again.chunks, again.tokens, again.indexed) == ("unchanged", 3, first.tokens, True)
@@ -532,7 +507,7 @@ from tracebank.engine import Engine
 from tracebank.settings import load_settings
 
 async def main():
-    async with Engine.open(load_settings(Path(sys.argv[1]), tokens={"timeout_s": 0})) as engine:
+    async with Engine.open(load_settings(Path(sys.argv[1]))) as engine:
         added = await engine.add({"task": "written before the kill", "trace_id": "mine"}, engine.session())
         print(added.trace_id, flush=True)
         await asyncio.Event().wait()

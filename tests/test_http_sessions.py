@@ -17,7 +17,7 @@ from tracebank.http import HttpSettings, SessionOfEach, serving
 from tracebank.protocol.plugins import load_plugins
 from tracebank.protocol.server import build_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

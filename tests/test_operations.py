@@ -22,7 +22,7 @@ from tracebank.settings import load_settings
 from tracebank.store import outbox
 from tracebank.work import load_work
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+pytestmark = pytest.mark.anyio
 
 
 async def events(stream: Events) -> list[dict[str, Any]]:
@@ -270,7 +270,7 @@ async def test_stats_tell_every_section_or_one(session: Session) -> None:
     assert (figures["store"]["traces"], figures["index"]["pending"]) == (1, {"words": 0, "vectors": 0})
     assert (figures["embedding"]["state"], figures["embedding"]["dim"]) == ("ready", TinyModel.dim)
     assert figures["latencies"]["add_trace"]["count"] == 1
-    assert any("Tokens are estimated" in advice for advice in figures["advice"])
+    assert figures["tokens"] == {"tokenizer": "o200k_base"}
     for section in figures:
         assert set(await result(call(session, "stats", section=section))) == {section}
     with pytest.raises(InputError, match=r"^section: must be all or one of engine, store, .*, not 'x'"):
@@ -303,7 +303,7 @@ async def test_the_doctor_tells_settings_that_are_wrong_or_have_no_effect(
     """Of the file as it is now, by name: what is not valid, what the engine has not read yet, and a key that is not there."""
     file = tmp_path / "data" / "tracebank.toml"
     file.parent.mkdir()
-    text = '[tokens]\ntimeout_s = 0\n[[llm.providers]]\nmodel = "m"\nkey_variable = "THE_KEY"\n'
+    text = '[index]\nlinger_ms = 0\n[[llm.providers]]\nmodel = "m"\nkey_variable = "THE_KEY"\n'
     file.write_text(text)
     monkeypatch.delenv("THE_KEY", raising=False)
     async with Engine.open(load_settings(file.parent)) as engine:
@@ -320,11 +320,11 @@ async def test_the_doctor_tells_settings_that_are_wrong_or_have_no_effect(
         file.write_text('namespace = "other"\n' + text.replace("= 0", "= 1"))
         well, says = await found()
         assert not well
-        assert says.startswith("namespace, tokens.timeout_s changed since the engine started: `tracebank stop`")
+        assert says.startswith("namespace, index.linger_ms changed since the engine started: `tracebank stop`")
         file.write_text(text.replace("= 0", "= -1"))
         well, says = await found()
         assert not well
-        assert says.startswith("setting tokens.timeout_s: Input should be greater than or equal to 0, not -1")
+        assert says.startswith("setting index.linger_ms: Input should be greater than or equal to 0, not -1")
 
 
 async def test_questions_are_told_and_forgotten_with_their_answers(session: Session) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ class Compressor:
         settings: CompressionSettings,
         store: Store,
         metrics: Metrics,
-        tokenizer: Callable[[], Awaitable[Tokenizer]],
+        tokenizer: Tokenizer,
         embedding: Callable[[], EmbeddingService],
         now_ms: Callable[[], int],
     ) -> None:
@@ -70,7 +70,7 @@ class Compressor:
         Returns the id of what was cut, too, if it is to be kept and anything was.
         Raises: InputError, StoreError, ModelLoadError where a model of words is set and cannot be loaded.
         """
-        tokenizer, settings = await self._tokenizer(), self._settings
+        tokenizer, settings = self._tokenizer, self._settings
         long = len(text) >= LONG_CHARS
         told = _Told(listener if long else None)
         in_turn = partial(to_thread.run_sync, limiter=self._long if long else self._short)

@@ -61,7 +61,7 @@ from tracebank.retrieval import Page, Reranker, Retriever
 from tracebank.semantics import Semantics
 from tracebank.settings import Settings
 from tracebank.store import Added, Store, StoredTrace, originals, outbox, traces
-from tracebank.tokens import Tokenizer, TokenizerLoader
+from tracebank.tokens import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Engine:
         self.background, self.idle = Background(), Idle()
         # What the outermost floor has to say of its plug-ins, for `stats`.
         self.plugins: dict[str, Any] = {}
-        self.tokenizers = TokenizerLoader(settings.tokens.encoding, cache_dir=settings.data_dir / "tiktoken")
+        self.tokenizer = load_tokenizer(settings.tokens.encoding)
         self.spaces: dict[str, int] = {}
         self._searching = Gate()
         self._precedence = Precedence()
@@ -129,7 +129,7 @@ class Engine:
         )  # fmt: skip
         self.semantics = Semantics(
             settings=settings, store=store, metrics=self.metrics, background=self.background, searching=self._searching,
-            came_up=startup.done, serves=self._serves, tables=self.tokenizers.wait,
+            came_up=startup.done, serves=self._serves,
             forget_questions=lambda: self.asking.keeper.forget_vectors(),
         )  # fmt: skip
         self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, precedence=self._precedence)
@@ -191,8 +191,8 @@ class Engine:
         )  # fmt: skip
         return Asking(
             settings=self.settings, store=self.store, indexer=self.indexer, retriever=self.retriever, finder=finder,
-            spaces=lambda: self.spaces, embedding=lambda: self.embedding, tokenizers=self.tokenizers, warm=self.warm.wait,
-            idle=self.idle, limits=self.limits, clock=self._clock, precedence=self._precedence,
+            spaces=lambda: self.spaces, embedding=lambda: self.embedding, warm=self.warm.wait, idle=self.idle,
+            limits=self.limits, clock=self._clock, precedence=self._precedence,
         )  # fmt: skip
 
     def now_ms(self) -> int:
@@ -254,7 +254,6 @@ class Engine:
             self.words.mark_filled()
         self.startup.done("words")
         await self.learner.start()
-        self.tokenizers.start()
         self.background.spawn("indexer", self.indexer.run)
         self.learner.begin(self.background)
         self.background.spawn("memory", self._give_memory_back)
@@ -425,14 +424,6 @@ class Engine:
         return reasoned
 
     # -- compressing --------------------------------------------------------------------------------------------
-
-    async def tokenizer(self) -> Tokenizer:
-        """Return the real tokenizer, or after a bounded wait the estimate."""
-        waited_s = time.perf_counter() - self.startup.began
-        timeout_s = max(0.0, self.settings.tokens.timeout_s - waited_s)
-        if self.tokenizers.settled or not timeout_s:
-            return self.tokenizers.current(0)
-        return await to_thread.run_sync(self.tokenizers.current, timeout_s)
 
     async def compress(self, text: str, **options: Any) -> tuple[Compressed, str | None]:
         """Fit a text into a budget. Returns the id of what was cut, too, if it is to be kept. Raises: InputError, StoreError."""

@@ -39,7 +39,7 @@ class Intake:
         *,
         store: Store,
         token_spans: ModelTokens,
-        tokenizer: Callable[[], Awaitable[Tokenizer]],
+        tokenizer: Tokenizer,
         settings: IndexSettings,
         now_ms: Callable[[], int],
         stored: Callable[[Sequence[Trace]], Awaitable[None]],
@@ -54,10 +54,10 @@ class Intake:
 
     async def add(self, trace: Trace) -> tuple[Added, int]:
         """Store a trace. Returns what was done, and how many tokens it has. Raises: StoreError."""
-        tokenizer, text = await self._tokenizer(), trace.text
+        text = trace.text
 
         def cut() -> tuple[_Cut, int]:
-            return self._cut(trace), tokenizer.count(text)
+            return self._cut(trace), self._tokenizer.count(text)
 
         item, tokens = cut() if len(text) < SMALL_CHARS else await to_thread.run_sync(cut)
         (added,) = await self._put([item], outbox.INTERACTIVE)

@@ -41,7 +41,7 @@ async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
             "query_vectors": engine.embedding.cache.report(),
         },
         "latencies": engine.metrics.latencies(),
-        "tokens": {"tokenizer": (await engine.tokenizer()).name, "problem": engine.tokenizers.problem},
+        "tokens": {"tokenizer": engine.tokenizer.name},
         "compression": _compression(engine),
         "llm": await engine.llm.report(),
         "learning": await engine.learner.figures(),
@@ -127,10 +127,6 @@ def _compression(engine: Engine) -> dict[str, Any]:
 
 def _advice(figures: dict[str, Any], engine: Engine) -> list[str]:
     advice = []
-    if figures["tokens"]["tokenizer"] == "estimate":
-        advice.append(
-            "Tokens are estimated, on the safe side: set TIKTOKEN_CACHE_DIR to a directory with tiktoken's tables to count exactly."
-        )
     if figures["embedding"]["error"]:
         advice.append("Search is by words alone: set embedding.model to a sentence-transformers model that can be loaded.")
     if figures["embedding"]["unseen_tokens"]:

@@ -31,8 +31,6 @@ from tracebank.token_basis import settle_tokens
 
 log = logging.getLogger(__name__)
 
-# As long as tables take that need no download.
-TABLES_FIRST_S = 1.0
 # A Chroma server that is not there yet is looked for again.
 UNREACHABLE_RETRY_S = 5.0
 
@@ -50,16 +48,15 @@ class Semantics:
         searching: Gate,
         came_up: Callable[[str, float], None],
         serves: Callable[[Meaning], None],
-        tables: Callable[[float], object],
         forget_questions: Callable[[], Awaitable[None]],
     ) -> None:
         """Take what it needs.
 
-        `came_up(part, since)` hears of each part; `serves(meaning)` of the model that answers from now on; `tables(timeout_s)`
-        waits for those that tokens are counted with; `forget_questions()` forgets what is kept of questions' vectors.
+        `came_up(part, since)` hears of each part; `serves(meaning)` of the model that answers from now on;
+        `forget_questions()` forgets what is kept of questions' vectors.
         """
         self._settings, self._store, self._metrics, self._background = settings, store, metrics, background
-        self._searching, self._came_up, self._serves, self._tables = searching, came_up, serves, tables
+        self._searching, self._came_up, self._serves = searching, came_up, serves
         self._forget_questions = forget_questions
         self.embedding = self._service(settings.embedding)
         self.index: VectorIndex | None = None
@@ -121,11 +118,8 @@ class Semantics:
     async def _warm_up(self, plan: Plan) -> None:
         """Open Chroma while the model loads."""
         began = time.perf_counter()
-        # Both hold the interpreter, side by side each takes twice as long, and the first answers wait for the tables only.
-        await to_thread.run_sync(self._tables, TABLES_FIRST_S, abandon_on_cancel=True)
-        opening = time.perf_counter()
         self.index = index = await self._opened(plan.serving)
-        self._came_up("chroma", opening)
+        self._came_up("chroma", began)
         if index.fresh:
             await self._store.write(lambda db: outbox.fill(db, "vectors"))
             await to_thread.run_sync(index.mark_filled)

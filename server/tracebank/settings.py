@@ -124,8 +124,7 @@ class CacheSettings(_Section):
 class TokenSettings(_Section):
     """How tokens are counted."""
 
-    encoding: str = Field("o200k_base", description="tiktoken encoding")
-    timeout_s: float = Field(5.0, ge=0, le=120, description="how long to wait for its tables before estimating")
+    encoding: str = Field("o200k_base", description="whose tokens budgets are counted in, by tiktoken's name")
 
     @field_validator("encoding")
     @classmethod

@@ -11,7 +11,7 @@ from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
 
 from tracebank.engine import Engine, Session
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+pytestmark = pytest.mark.anyio
 
 QUESTION = {"query": "upload"}
 

@@ -14,7 +14,7 @@ from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
 from tracebank.embedding import EmbeddingModel
 from tracebank.engine import Engine
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+pytestmark = pytest.mark.anyio
 
 QUESTION = {"query": "upload", "detail": "full", "tags": ["ours"], "namespace": ["house", "other"], "metadata": {"kind": "test"}}
 

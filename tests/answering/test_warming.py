@@ -12,7 +12,7 @@ from samples import WAIT_S, TinyModel, settings_of, settled
 from tracebank.engine import Engine
 from tracebank.settings import Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+pytestmark = pytest.mark.anyio
 
 QUESTION = {"query": "upload"}
 # Long enough that only the test itself prepares anything, by calling `prepare`.

@@ -77,12 +77,12 @@ def test_the_same_sentence_is_kept_once(tokenizer: Tokenizer) -> None:
 _PROGRAM = """
 import hashlib, sys
 from tracebank.compression import compress
-from tracebank.tokens import EstimateTokenizer
+from tracebank.tokens import load_tokenizer
 text = "\\n".join(
     f"Document [{n}](Title: Kiln {n % 7}) The kiln of {n} has {n * 7} bricks. Its {n % 5} owners sold it. It was warm."
     for n in range(80)
 )
-tokenizer = EstimateTokenizer()
+tokenizer = load_tokenizer("o200k_base")
 for query in ("", "Who sold the kiln with 21 bricks?"):
     for share in (2, 5, 9):
         short = compress(text, budget_tokens=tokenizer.count(text) // share, tokenizer=tokenizer, query=query)

@@ -36,7 +36,6 @@ def test_a_memory_that_nobody_adds_to_does_not_fade_as_a_whole() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("no_tables")
 async def test_of_two_that_fit_alike_the_newer_is_first_and_what_fits_better_stays_above_both(tmp_path: Path, tiny: TinyModel) -> None:
     """In a search, whichever was stored first."""
     said = "The gate of the north dock is opened with the green lever after the bell has rung"

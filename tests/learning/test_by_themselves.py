@@ -13,7 +13,7 @@ from tracebank.engine import Engine
 from tracebank.learning import Episode, Episodes
 from tracebank.store import episodes, lesson_groups
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables", "tiny")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiny")]
 
 STEPS: list[dict[str, Any]] = [{"action": "run_tests()", "observation": "12 passed", "ok": True}]
 SOON: dict[str, Any] = {"flush_s": 0.05, "consolidate_after_s": 0.01, "abandon_after_s": 3_000.0}

@@ -75,7 +75,7 @@ def test_a_page_tells_a_lesson_once_with_its_evidence() -> None:
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, tiny: object, no_tables: None) -> AsyncIterator[Engine]:
+async def engine(tmp_path: Path, tiny: object) -> AsyncIterator[Engine]:
     """An engine with a tiny model, that consolidates only when it is asked to."""
     async with Engine.open(settings_of(tmp_path)) as opened:
         yield opened
@@ -138,7 +138,7 @@ async def test_a_lesson_that_is_changed_or_forgotten_leaves_its_group(engine: En
 
 
 @pytest.mark.anyio
-async def test_it_is_done_by_itself_when_nobody_calls(tmp_path: Path, tiny: object, no_tables: None) -> None:
+async def test_it_is_done_by_itself_when_nobody_calls(tmp_path: Path, tiny: object) -> None:
     """After something was stored; a search in between puts it off."""
     settings: dict[str, Any] = {"consolidate_after_s": 0.05}
     async with Engine.open(settings_of(tmp_path, learning=settings)) as engine:

@@ -18,7 +18,7 @@ from tracebank.learning import Attempt, Episode, Episodes, Reflection
 from tracebank.records import Lesson, parse_trace
 from tracebank.store import episodes, patterns, traces
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables", "tiny")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiny")]
 
 BAD = {"action": "run_tests()", "observation": "ModuleNotFoundError: No module named 'x'", "ok": False}
 FIX = {"action": "pip install x", "observation": "installed", "ok": True, "duration_ms": 20}

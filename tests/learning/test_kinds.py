@@ -83,7 +83,7 @@ def test_only_the_first_kind_on_a_page_is_told_and_only_with_evidence() -> None:
 
 
 @pytest.fixture
-async def session(tmp_path: Path, tiny: TinyModel, no_tables: None) -> AsyncIterator[Session]:
+async def session(tmp_path: Path, tiny: TinyModel) -> AsyncIterator[Session]:
     """A client of an engine with a tiny model."""
     async with Engine.open(settings_of(tmp_path)) as engine:
         yield engine.session()

@@ -19,7 +19,7 @@ from tracebank.learning.model_lessons import made_up
 from tracebank.learning.model_summary import supported
 from tracebank.records import parse_trace
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables", "tiny")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiny")]
 
 STEPS = [
     {"action": "run_tests()", "observation": "ModuleNotFoundError: No module named 'tomlkit' in server/app.py", "ok": False},

@@ -15,7 +15,7 @@ from tracebank.llm import LlmClient, Spending, World
 from tracebank.metrics import Metrics
 from tracebank.settings import LlmSettings
 from tracebank.store import Store
-from tracebank.tokens import EstimateTokenizer, Tokenizer
+from tracebank.tokens import load_tokenizer
 
 NOON = 1_795_608_000.0  # 2026-11-25T12:00:00Z
 PROTOCOLS = ("chat", "responses", "messages")
@@ -48,13 +48,9 @@ def time() -> Time:
 @pytest.fixture
 def world(store: Store, time: Time) -> World:
     """The real store and tokenizer, with the test's clocks and environment."""
-
-    async def tokenizer() -> Tokenizer:
-        return EstimateTokenizer()
-
     return World(
         spending=Spending(store, daily_tokens=1_000_000, daily_usd=5.0, clock=time.clock),
-        metrics=Metrics(), tokenizer=tokenizer, compress=None, environ={"THE_KEY": KEY},
+        metrics=Metrics(), tokenizer=load_tokenizer("o200k_base"), compress=None, environ={"THE_KEY": KEY},
         sleep=time.sleep, rng=random.Random(7), clock=time.clock, wall_clock=time.clock,
     )  # fmt: skip
 

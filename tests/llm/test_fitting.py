@@ -9,7 +9,7 @@ from llm.provider import serving
 from tracebank.compression import compress
 from tracebank.errors import LlmRejectedError
 from tracebank.llm import Request
-from tracebank.tokens import EstimateTokenizer
+from tracebank.tokens import load_tokenizer
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +17,7 @@ LONG = "\n".join(f"Line {i}: the build of module {i} took {i * 7} ms and failed 
 
 
 async def _compress(text: str, budget_tokens: int) -> str:
-    return compress(text, budget_tokens=budget_tokens, tokenizer=EstimateTokenizer()).text
+    return compress(text, budget_tokens=budget_tokens, tokenizer=load_tokenizer("o200k_base")).text
 
 
 async def test_a_prompt_that_fits_is_sent_as_it_is(client_of: ClientOf) -> None:
@@ -36,7 +36,7 @@ async def test_a_prompt_over_its_budget_is_compressed(client_of: ClientOf, conte
         await client.query(Request(prompt=LONG, system="Say which module is slowest.", max_prompt_tokens=most))
         call = provider.calls[0]
         assert call.body["messages"][0]["content"] == "Say which module is slowest."
-        assert expected * 0.7 < EstimateTokenizer().count(call.prompt) <= expected
+        assert expected * 0.7 < load_tokenizer("o200k_base").count(call.prompt) <= expected
 
 
 async def test_where_it_cannot_be_made_to_fit_nothing_is_sent_and_a_larger_model_is_asked(client_of: ClientOf) -> None:

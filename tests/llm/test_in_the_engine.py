@@ -20,7 +20,6 @@ from tracebank.settings import load_settings
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("no_tables")
 @pytest.mark.parametrize(("head_ratio", "begins", "ends"), [(1.0, True, False), (0.0, False, True)])
 async def test_a_prompt_that_is_cut_in_its_middle_keeps_the_share_that_is_set(
     tmp_path: Path, tiny: TinyModel, head_ratio: float, begins: bool, ends: bool
@@ -64,7 +63,6 @@ def test_without_configuration_nothing_is_loaded_nor_asked(tmp_path: Path) -> No
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("no_tables")
 async def test_a_configured_model_answers_is_told_and_keeps_its_account(
     tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +89,6 @@ async def test_a_configured_model_answers_is_told_and_keeps_its_account(
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("no_tables")
 async def test_the_engine_works_without_its_key_and_says_what_is_missing(tmp_path: Path, tiny: TinyModel) -> None:
     """A memory does not fail because a language model does."""
     provider = {"model": "tiny", "key_variable": "NOT_SET_ANYWHERE"}

@@ -22,7 +22,7 @@ from tracebank.reasoning.prompts import Briefing
 from tracebank.records import Outcome
 from tracebank.store import StoredTrace
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables", "tiny")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiny")]
 
 TASK = "Migrate the ledger to the new schema"
 POOR = {"score": 0.4, "satisfied": False, "problems": ["There is no backup."]}

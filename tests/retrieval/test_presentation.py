@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-from pathlib import Path
 
 import pytest
-import tiktoken
 from samples import NOW_MS, cut, trace
 
 from tracebank.records import Detail, Lesson, Outcome, Trace
 from tracebank.retrieval.fusion import Ranked
 from tracebank.retrieval.presentation import INTRODUCTION, Page, Span, present
 from tracebank.store import StoredTrace
-from tracebank.tokens import EstimateTokenizer, TiktokenTokenizer, Tokenizer
+from tracebank.tokens import Tokenizer, Vocabulary, load_tokenizer
 
-# The name that tiktoken gives the table of o200k_base in its cache.
-O200K_TABLE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 Found = list[tuple[StoredTrace, Ranked, list[Span]]]
 
 
-@pytest.fixture(scope="module", params=["estimate", "bytes", "real"])
+O200K = load_tokenizer("o200k_base")
+BYTES = Tokenizer(Vocabulary.of("bytes", r"\S+|\s+", {bytes([byte]): byte for byte in range(256)}))
+
+
+@pytest.fixture(scope="module", params=[O200K, BYTES], ids=["o200k_base", "bytes"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    """Each way to count: the estimate, a real encoding that needs no table, and o200k_base where its table is."""
-    if request.param == "estimate":
-        return EstimateTokenizer()
-    if request.param == "bytes":
-        ranks = {bytes([byte]): byte for byte in range(256)}
-        return TiktokenTokenizer(tiktoken.Encoding("bytes", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={}))
-    if not (Path(os.environ.get("TIKTOKEN_CACHE_DIR", "/absent")) / O200K_TABLE).is_file():
-        pytest.skip("the o200k_base table is not here: set TIKTOKEN_CACHE_DIR to a folder that holds it")
-    return TiktokenTokenizer(tiktoken.get_encoding("o200k_base"))
-
-
-ESTIMATE = EstimateTokenizer()
+    """Each of two encodings."""
+    tokenizer: Tokenizer = request.param
+    return tokenizer
 
 
 def found_of(*values: Trace, best: tuple[int, ...] = ()) -> Found:
@@ -52,8 +42,8 @@ def found_of(*values: Trace, best: tuple[int, ...] = ()) -> Found:
 
 
 def page_of(found: Found, *, max_tokens: int = 2_000, detail: Detail = "concise", note: str = "", several: bool = False) -> Page:
-    """Return the page, counted by the estimate."""
-    return present(found, tokenizer=ESTIMATE, max_tokens=max_tokens, detail=detail, note=note, several=several)
+    """Return the page, counted in tokens of o200k_base."""
+    return present(found, tokenizer=O200K, max_tokens=max_tokens, detail=detail, note=note, several=several)
 
 
 def sentences(count: int, word: str = "step") -> str:
@@ -106,7 +96,7 @@ def test_lessons_of_what_does_not_fit_are_left_out_and_counted_unless_they_are_a
     )
     bare = trace("bare", task="Dry the van", content="", lessons=(Lesson(content="Use the sun."),))
     found = found_of(trace("good", task="Deploy"), other, bare)
-    page = present(found, tokenizer=ESTIMATE, max_tokens=2_000, detail="concise", several=False, unfit={2, 3})
+    page = present(found, tokenizer=O200K, max_tokens=2_000, detail="concise", several=False, unfit={2, 3})
     assert re.search(r'<memory id="other" [^>]*lessons_left_out="2">', page.text)
     assert "Use rain." not in page.text
     assert "Water was short." in page.text
@@ -120,7 +110,7 @@ def test_lessons_of_what_does_not_fit_are_left_out_and_counted_unless_they_are_a
 def test_a_small_budget_shows_the_beginning_of_the_best(max_tokens: int, detail: Detail) -> None:
     """Not all of one that fits less and is shorter; and the hint that there is more is whole or not there."""
     found = found_of(trace("the-best-of-them-all", task="When the deployment of the server has failed " * 4), trace("x", task="Cake"))
-    page = present(found, tokenizer=ESTIMATE, max_tokens=max_tokens, detail=detail, several=False)
+    page = present(found, tokenizer=O200K, max_tokens=max_tokens, detail=detail, several=False)
     assert 'id="the-best-of-them-all"' in page.text
     assert "\nTask: When the deployment" in page.text
     assert page.text.endswith(("</memory>", "raise max_tokens to read them.)"))
@@ -129,7 +119,7 @@ def test_a_small_budget_shows_the_beginning_of_the_best(max_tokens: int, detail:
 def test_where_there_is_no_room_for_the_best_nothing_is_shown_in_its_place() -> None:
     """Only that there is more."""
     found = found_of(trace("the-best-of-them-all", task="When the deployment of the server has failed"), trace("x", task="Cake"))
-    page = present(found, tokenizer=ESTIMATE, max_tokens=60, detail="concise", several=False)
+    page = present(found, tokenizer=O200K, max_tokens=45, detail="concise", several=False)
     assert page.text.splitlines()[1:] == ["(2 more found: raise max_tokens to read them.)"]
     assert [result.trace_id for result in page.results] == ["the-best-of-them-all", "x"]
 
@@ -137,7 +127,7 @@ def test_where_there_is_no_room_for_the_best_nothing_is_shown_in_its_place() -> 
 def test_a_failure_is_a_warning_and_one_of_several_near_equal_ones_says_how_many() -> None:
     """An agent must not take it for advice."""
     found = found_of(trace("bad", task="Deploy on Friday", outcome=Outcome.FAILURE), trace("good", task="Deploy on Monday"))
-    page = present(found, tokenizer=ESTIMATE, max_tokens=2_000, detail="concise", several=False, near_equal={2: ["x", "y"]})
+    page = present(found, tokenizer=O200K, max_tokens=2_000, detail="concise", several=False, near_equal={2: ["x", "y"]})
     assert "\nWarning, this failed: Deploy on Friday\n" in page.text
     assert re.search(r'<memory id="good" [^>]*near_equal="2 more">\nTask: Deploy on Monday\n', page.text)
     assert [result.near_equal for result in page.results] == [(), ("x", "y")]

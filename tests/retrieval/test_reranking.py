@@ -15,7 +15,7 @@ from tracebank.errors import ModelLoadError
 from tracebank.retrieval import Ranked
 from tracebank.retrieval.reranking import READ_TRACES, reranked
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tables")]
+pytestmark = pytest.mark.anyio
 TASKS = ("Repair the bicycle", "Repair the roof of the shed", "Paint the shed", "Water the plants beside the shed")
 
 

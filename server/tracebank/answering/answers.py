@@ -1,14 +1,14 @@
 """Answers that are kept (L1). One is served as long as nothing that it was made of has changed.
 
-A kept answer says which versions of its namespaces it is of, which model's meaning took part, and whose tokens it was
-counted in. It is looked up by all that was asked, and served where these are still the present ones: so a write makes
-exactly those answers unusable that it may change, whoever wrote. What several ask at once is found once.
+A kept answer says which versions of its namespaces it is of, and which model's meaning took part. It is looked up by all
+that was asked, and served where these are still the present ones: so a write makes exactly those answers unusable that it
+may change, whoever wrote. What several ask at once is found once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracebank.answering.finder import Finder
@@ -23,21 +23,12 @@ from tracebank.store.versions import Versions
 RESULT_BYTES = 2_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Present:
-    """What answers are made with now: acceptable are those of these models and tokenizers, the best one first."""
-
-    models: tuple[str, ...]
-    tokenizers: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Kept:
     """An answer with what it is of."""
 
     versions: tuple[int, ...]
     model: str
-    tokenizer: str
     answer: Retrieved
     prepared: bool = False
 
@@ -51,12 +42,12 @@ class Answers:
         finder: Finder,
         versions: Versions,
         spaces: Callable[[], Mapping[str, int]],
-        present: Callable[[], Present],
+        models: Callable[[], tuple[str, ...]],
         settings: CacheSettings,
         precedence: Precedence,
     ) -> None:
         self._precedence = precedence
-        self._finder, self._versions, self._spaces, self._present = finder, versions, spaces, present
+        self._finder, self._versions, self._spaces, self._models = finder, versions, spaces, models
         self.kept: LruCache[Asked, Kept] = LruCache(
             capacity=settings.results, max_bytes=settings.results_bytes, least_bytes=settings.results_bytes / 16,
             ttl_s=settings.results_ttl_s, size_of=_bytes, clock=time.monotonic,
@@ -70,20 +61,20 @@ class Answers:
 
         Raises: StoreError.
         """
-        versions, present = self.versions_of(asked), self._present()
-        kept = self.kept.get(asked, lambda kept: _valid(kept, versions, present))
+        versions, models = self.versions_of(asked), self._models()
+        kept = self.kept.get(asked, lambda kept: _valid(kept, versions, models))
         if kept is not None:
             self.prepared_used += kept.prepared
             return kept.answer
         with self._precedence.answering():
             return await self._flights.fetch(
-                (asked, versions, present.models, complete), lambda: self._find(asked, versions, complete=complete, prepared=False)
+                (asked, versions, models, complete), lambda: self._find(asked, versions, complete=complete, prepared=False)
             )
 
     async def _find(self, asked: Asked, versions: tuple[int, ...], *, complete: bool, prepared: bool) -> Retrieved:
         found = await self._finder.find(asked, versions, complete=complete)
         if found.lasting:
-            self.kept.put(asked, Kept(versions, found.model, found.tokenizer, found.answer, prepared))
+            self.kept.put(asked, Kept(versions, found.model, found.answer, prepared))
         return found.answer
 
     # -- ahead of being asked, and behind a restart -------------------------------------------------------------
@@ -91,20 +82,18 @@ class Answers:
     def has(self, asked: Asked) -> bool:
         """Whether the answer is kept, and valid. It is no look-up: nothing is counted."""
         kept = self.kept.peek(asked)
-        return kept is not None and _valid(kept, self.versions_of(asked), self._present())
+        return kept is not None and _valid(kept, self.versions_of(asked), self._models())
 
     async def prepare(self, asked: Asked) -> None:
         """Find an answer before somebody asks; who asks meanwhile shares it. Everything stored is indexed. Raises: StoreError."""
-        versions, present = self.versions_of(asked), self._present()
-        await self._flights.fetch(
-            (asked, versions, present.models, True), lambda: self._find(asked, versions, complete=True, prepared=True)
-        )
+        versions, models = self.versions_of(asked), self._models()
+        await self._flights.fetch((asked, versions, models, True), lambda: self._find(asked, versions, complete=True, prepared=True))
 
     def current(self) -> Iterator[tuple[Asked, Kept, float]]:
         """Yield what is kept and valid, with when it was made (monotonic seconds), the latest used first."""
-        present = self._present()
+        models = self._models()
         for asked, kept, made_at in list(self.kept)[::-1]:
-            if _valid(kept, self.versions_of(asked), present):
+            if _valid(kept, self.versions_of(asked), models):
                 yield asked, kept, made_at
 
     def restore(self, kept: Iterable[tuple[Asked, Kept, float]]) -> None:
@@ -130,8 +119,8 @@ class Answers:
         return {"results": {**self.kept.report(), "shared": self._flights.shared}, "rankings": self._finder.rankings.report()}
 
 
-def _valid(kept: Kept, versions: tuple[int, ...], present: Present) -> bool:
-    return kept.versions == versions and kept.model in present.models and kept.tokenizer in present.tokenizers
+def _valid(kept: Kept, versions: tuple[int, ...], models: Sequence[str]) -> bool:
+    return kept.versions == versions and kept.model in models
 
 
 def _bytes(asked: Asked, kept: Kept) -> int:

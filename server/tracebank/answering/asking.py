@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from tracebank import __version__
-from tracebank.answering.answers import Answers, Present
+from tracebank.answering.answers import Answers
 from tracebank.answering.finder import Finder
 from tracebank.answering.freshness import Freshness, Waiting
 from tracebank.answering.history import History
@@ -24,11 +24,8 @@ from tracebank.retrieval import Retriever
 from tracebank.settings import Settings
 from tracebank.store import Store, outbox
 from tracebank.store.schema import MIGRATIONS
-from tracebank.tokens import TokenizerLoader
 
 CACHE_NAME = "cache"
-# The name of the tokenizer that serves without tables.
-ESTIMATE = "estimate"
 
 
 class Asking:
@@ -44,7 +41,6 @@ class Asking:
         finder: Finder,
         spaces: Callable[[], Mapping[str, int]],
         embedding: Callable[[], EmbeddingService],
-        tokenizers: TokenizerLoader,
         warm: Callable[[], Awaitable[object]],
         idle: Idle,
         limits: Limits,
@@ -54,7 +50,7 @@ class Asking:
         """Take what it needs. `warm()` waits until meaning takes part in search, or it is known that it will not."""
         cache = settings.cache
         self._settings, self._store, self._indexer, self._retriever, self._warm = settings, store, indexer, retriever, warm
-        self._embedding, self._tokenizers = embedding, tokenizers
+        self._embedding = embedding
 
         def now_ms() -> int:
             return round(clock() * 1000)
@@ -62,7 +58,7 @@ class Asking:
         self._requests = Requests(limits=limits, defaults=settings.retrieval, now_ms=now_ms)
         self._freshness = Freshness(indexer=indexer, deep=lambda: retriever.deep, timeout_s=settings.retrieval.wait_ms / 1000)
         self.answers = Answers(
-            finder=finder, versions=store.versions, spaces=spaces, present=self._present, settings=cache, precedence=precedence
+            finder=finder, versions=store.versions, spaces=spaces, models=self._models, settings=cache, precedence=precedence
         )
         self.history = History(now_ms=now_ms)
         self.warmer = Warmer(
@@ -110,15 +106,13 @@ class Asking:
         await self._warm()
         await self._indexer.wait(self._retriever.sinks, up_to=None, timeout_s=None, hurry=False)
 
-    def _present(self) -> Present:
-        """Return what answers are made with, and which others are as good while that is loading."""
-        embedding, encoding = self._embedding(), self._settings.tokens.encoding
-        exact = self._tokenizers.settled and not self._tokenizers.problem
-        models = (embedding.name,) if self._retriever.deep else ("",) if embedding.error else (embedding.name, "")
-        return Present(models=models, tokenizers=(encoding,) if exact else (encoding, ESTIMATE))
+    def _models(self) -> tuple[str, ...]:
+        """Return the model whose answers are served, and while that loads words alone, too."""
+        embedding = self._embedding()
+        return (embedding.name,) if self._retriever.deep else ("",) if embedding.error else (embedding.name, "")
 
     def _circumstances(self) -> dict[str, Any]:
         """Return what changes answers, and is neither in the store nor said by the answers themselves."""
-        sections = ("embedding", "index", "retrieval", "learning")
+        sections = ("embedding", "index", "retrieval", "learning", "tokens")
         about = {name: getattr(self._settings, name).model_dump(mode="json") for name in sections}
         return {"version": __version__, "schema": len(MIGRATIONS), **about}

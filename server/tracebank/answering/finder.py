@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from anyio import CapacityLimiter, to_thread
@@ -23,11 +23,10 @@ PAGES_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What was found, by which model's meaning (empty: none took part), counted in whose tokens; `lasting`: it may be kept."""
+    """What was found, by which model's meaning (empty: none took part); `lasting`: it may be kept."""
 
     answer: Retrieved
     model: str
-    tokenizer: str
     lasting: bool
 
 
@@ -50,7 +49,7 @@ class Finder:
         pages: Pages,
         spaces: Callable[[], Mapping[str, int]],
         model: Callable[[], str],
-        tokenizer: Callable[[], Awaitable[Tokenizer]],
+        tokenizer: Tokenizer,
         searched: Callable[[], None],
         ttl_s: float,
     ) -> None:
@@ -71,11 +70,10 @@ class Finder:
         names = [name for name in asked.query.namespaces or spaces if name in spaces]
         kept = self.rankings.get(asked.subject, lambda kept: kept.versions == versions and kept.searched.model == self._model())
         found = kept.searched if kept is not None else await self._search(asked, [spaces[name] for name in names])
-        tokenizer = await self._tokenizer()
 
         def write() -> tuple[Searched, Written]:
             searched = found if kept is not None else self._pages.weighed(found, asked.periods)
-            return searched, self._pages.write(asked, searched, names, tokenizer, complete=complete)
+            return searched, self._pages.write(asked, searched, names, self._tokenizer, complete=complete)
 
         searched, written = await to_thread.run_sync(write, limiter=self._limiter)
         if kept is None and not searched.note:
@@ -83,7 +81,7 @@ class Finder:
         # What is less deep than it could be is not kept, nor what tells of namespaces that were not searched.
         well = not searched.note if searched.dense else not self._retriever.deep
         lasting = complete and well and not written.unknown
-        return Found(answer=written.answer, model=searched.model, tokenizer=tokenizer.name, lasting=lasting)
+        return Found(answer=written.answer, model=searched.model, lasting=lasting)
 
     async def _search(self, asked: Asked, spaces: Sequence[int]) -> Searched:
         texts = asked.query.texts

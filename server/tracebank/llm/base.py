@@ -104,7 +104,7 @@ class World:
 
     spending: Spending
     metrics: Metrics
-    tokenizer: Callable[[], Awaitable[Tokenizer]]
+    tokenizer: Tokenizer
     compress: Compress | None
     environ: Mapping[str, str] = field(repr=False)
     sleep: Sleep = asyncio.sleep

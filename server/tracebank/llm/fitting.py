@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from anyio import to_thread
@@ -24,18 +23,17 @@ async def count_tokens(text: str, tokenizer: Tokenizer) -> int:
 
 
 async def fitted(
-    request: Request, *, provider: str, budget_tokens: int, tokenizer: Callable[[], Awaitable[Tokenizer]], compress: Compress | None
+    request: Request, *, provider: str, budget_tokens: int, tokenizer: Tokenizer, compress: Compress | None
 ) -> tuple[Request, int]:
     """Return the request within `budget_tokens` of input, and the tokens it has.
 
     Only the prompt is shortened; what the system and the schema say stays whole.
     Raises: LlmRejectedError where that does not fit.
     """
-    counter = await tokenizer()
     schema = json.dumps(request.schema) if request.schema is not None else ""
-    fixed = OVERHEAD_TOKENS + await count_tokens(request.system + schema, counter)
+    fixed = OVERHEAD_TOKENS + await count_tokens(request.system + schema, tokenizer)
     room = min(request.max_prompt_tokens or budget_tokens, budget_tokens - fixed)
-    tokens = await count_tokens(request.prompt, counter)
+    tokens = await count_tokens(request.prompt, tokenizer)
     if tokens <= room:
         return request, fixed + tokens
     if compress is None or room < 1:
@@ -45,4 +43,4 @@ async def fitted(
             processed=False,
         )
     prompt = await compress(request.prompt, room)
-    return replace(request, prompt=prompt), fixed + await count_tokens(prompt, counter)
+    return replace(request, prompt=prompt), fixed + await count_tokens(prompt, tokenizer)

@@ -141,7 +141,7 @@ class PooledProvider:
     async def _settled(
         self, request: Request, answer: Answer, reservation: Reservation, most: Spent, *, latency_ms: float, retries: int
     ) -> Completion:
-        counter = await self._world.tokenizer()
+        counter = self._world.tokenizer
         tokens_in = answer.tokens_in if answer.tokens_in is not None else await count_tokens(request.system + request.prompt, counter)
         tokens_out = answer.tokens_out if answer.tokens_out is not None else await count_tokens(answer.text, counter)
         used = self._spent(tokens_in, tokens_out)

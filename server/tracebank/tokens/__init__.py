@@ -1,17 +1,12 @@
-"""How many tokens a text has, and the longest piece of its head or tail that fits a budget.
+"""How many tokens a text has, exactly, and the longest piece of its head or tail that fits a budget.
 
-Two ways to count behind one contract:
+    splitter = pieces by the encoding's pattern -> merging = tokens of a piece -> tokenizer = counts and cuts
 
-- `TiktokenTokenizer` counts with the real tables of an encoding.
-- `EstimateTokenizer` needs no tables. It is made to count too many rather than too few, so that a budget holds.
-
-`TokenizerLoader` fetches the tables in the background and gives the estimate until they are there.
+`vocabulary` is what they read: the tokens of each encoding, which come with the package.
 """
 
 from tracebank.records import ENCODINGS
-from tracebank.tokens.base import Tokenizer
-from tracebank.tokens.estimate import EstimateTokenizer
-from tracebank.tokens.exact import TiktokenTokenizer
-from tracebank.tokens.loading import TokenizerLoader, load_tokenizer
+from tracebank.tokens.tokenizer import Tokenizer, load_tokenizer
+from tracebank.tokens.vocabulary import Vocabulary
 
-__all__ = ["ENCODINGS", "EstimateTokenizer", "TiktokenTokenizer", "Tokenizer", "TokenizerLoader", "load_tokenizer"]
+__all__ = ["ENCODINGS", "Tokenizer", "Vocabulary", "load_tokenizer"]

@@ -1,0 +1,65 @@
+"""The tokens of an encoding with their ranks, and the pattern that cuts a text into pieces first.
+
+Both come with the package: tiktoken's own tables are downloaded where they are first used, and take 45 MB of memory in a process.
+Here the tokens are a MARISA trie, which is read where it lies in a mapped file: 1.3 MB, of which only what is looked at is
+in memory. `vocabulary_making` is who writes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import marisa_trie
+
+DIRECTORY = Path(__file__).with_name("vocabularies")
+RANK_TYPE: Final = "I"
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens of one encoding. All 256 bytes are tokens, so that any text can be written with them."""
+
+    name: str
+    pattern: str
+    tokens: marisa_trie.BinaryTrie
+    ranks: memoryview[int]
+
+    @classmethod
+    def shipped(cls, name: str) -> Vocabulary:
+        """Return one of `records.ENCODINGS`. Raises: OSError where the installation is damaged."""
+        trie, ranks, pattern = files_of(name)
+        tokens = marisa_trie.BinaryTrie()
+        tokens.mmap(str(trie))
+        with ranks.open("rb") as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return cls(name, pattern.read_text(encoding="utf-8"), tokens, mapped.cast(RANK_TYPE))
+
+    @classmethod
+    def of(cls, name: str, pattern: str, ranks: Mapping[bytes, int]) -> Vocabulary:
+        """Return that of tokens with their ranks."""
+        tokens = marisa_trie.BinaryTrie(list(ranks))
+        by_id = sorted((tokens[token], rank) for token, rank in ranks.items())
+        return cls(name, pattern, tokens, memoryview(array(RANK_TYPE, [rank for _, rank in by_id])))
+
+    def rank(self, token: bytes) -> int | None:
+        """Return the rank of a token; None where these bytes are none."""
+        found = self.tokens.get(token)
+        return None if found is None else self.ranks[found]
+
+    def save(self) -> None:
+        """Write it to where `shipped` reads it."""
+        trie, ranks, pattern = files_of(self.name)
+        DIRECTORY.mkdir(exist_ok=True)
+        self.tokens.save(str(trie))
+        ranks.write_bytes(self.ranks.tobytes())
+        pattern.write_text(self.pattern, encoding="utf-8")
+
+
+def files_of(name: str) -> tuple[Path, Path, Path]:
+    """Return where tokens, their ranks (32 bits, of this machine's byte order, by the trie's numbers) and the pattern lie."""
+    return DIRECTORY / f"{name}.trie", DIRECTORY / f"{name}.ranks", DIRECTORY / f"{name}.pattern"
