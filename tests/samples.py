@@ -103,9 +103,9 @@ def tiny_vector(text: str) -> Vectors:
 
 @functools.cache
 def exported_models() -> Path:
-    """Return the directory with the export of the bundled model, made once by a child process as the engine does it."""
+    """Return the directory with the export of the bundled model in each precision, made once by a child process as the engine does it."""
     directory = Path(os.environ[MODELS_VARIABLE])
-    load_model(EmbeddingSettings(engine="onnx", device="cpu"), directory)
+    load_model(EmbeddingSettings(engine="onnx", device="cpu", precision="fp32"), directory)
     return directory
 
 

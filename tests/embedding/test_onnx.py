@@ -32,7 +32,7 @@ TEXTS = [" ".join(WORDS[i % len(WORDS)] for i in range(start, start + n)) for st
 LEAST_COSINE = {"fp32": 0.9999, "int8": 0.985}
 
 
-def no_export(model: str, revision: str, target: Path) -> None:
+def no_export(model: str, revision: str, target: Path, precision: str) -> None:
     """Stands for an export that fails."""
     raise ModelLoadError(f"{target.name} cannot be made here")
 
@@ -312,9 +312,9 @@ def test_what_is_no_transformer_is_refused_once_and_stays_on_torch(tmp_path: Pat
     bag = bag_of_words(tmp_path, "lock", "file", "cache")
     asked: list[Path] = []
 
-    def export(model: str, revision: str, target: Path) -> None:
+    def export(model: str, revision: str, target: Path, precision: str) -> None:
         asked.append(target)
-        export_here(model, revision, target)
+        export_here(model, revision, target, precision)
 
     for _ in range(2):
         loaded = load_model(settings_of(model=str(bag)), tmp_path / "models", export=export)
@@ -346,7 +346,7 @@ def test_an_export_that_is_cut_short_leaves_nothing_to_use(how: str, tmp_path: P
     target = tmp_path / origin_of("").directory_name
     partial = target.with_name(target.name + ".partial")
     with subprocess.Popen(
-        [sys.executable, "-m", "tracebank.embedding.export", "", "", str(target)],
+        [sys.executable, "-m", "tracebank.embedding.export", "", "", str(target), "fp32"],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as child:  # fmt: skip
         while not partial.exists() and child.poll() is None:
@@ -363,7 +363,7 @@ def test_the_child_tells_the_outcome_in_one_line_and_nothing_else(tmp_path: Path
     """A refusal here, as it is the fastest; what libraries print goes to standard error."""
     bag = bag_of_words(tmp_path, "lock")
     with subprocess.Popen(
-        [sys.executable, "-m", "tracebank.embedding.export", str(bag), "", str(tmp_path / "out")],
+        [sys.executable, "-m", "tracebank.embedding.export", str(bag), "", str(tmp_path / "out"), "auto"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
     ) as child:  # fmt: skip
         assert child.stdout is not None

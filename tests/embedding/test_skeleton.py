@@ -12,22 +12,24 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from samples import tiny_transformer
 
-from tracebank.embedding import Prompts, export, skeleton
+from tracebank.embedding import Prompts, export, load_model, skeleton
 from tracebank.embedding.exported import Export, Origin, file_name, origin_of, read_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sample_texts import SAMPLES
 from tracebank.embedding.sentence import SentenceTransformerModel, resolve
-from tracebank.embedding.skeleton import Skeleton
-from tracebank.embedding.skeleton_making import joined_of, made
+from tracebank.embedding.skeleton import Made, Skeleton
+from tracebank.embedding.skeleton_making import made_of, skeletons
 from tracebank.embedding.token_vectors import agreement
+from tracebank.settings import EmbeddingSettings
 
 EXPORTED = """
 import sys
 from pathlib import Path
 from tracebank.embedding.export import export
-about = export("", "", Path(sys.argv[1]))
+about = export("", "", Path(sys.argv[1]), sys.argv[2])
 print(about.refused, sorted(about.cosine), "torch" in sys.modules, "sentence_transformers" in sys.modules)
 """
 RNG = np.random.default_rng(5)
@@ -41,17 +43,60 @@ def bundled(tmp_path: Path) -> Path:
     return Path(shutil.copytree(resolve(""), tmp_path / "bundled"))
 
 
-def filled(directory: Path, model: str, origin: Origin) -> Export | None:
-    """Export from the skeleton, if there is one."""
+def filled(directory: Path, model: str, origin: Origin, precision: str = "fp32") -> Export | None:
+    """Export from a skeleton, if there is one."""
     directory.mkdir()
-    return export._filled(directory, model, origin)
+    return export._filled(directory, model, origin, precision)
 
 
-def test_the_bundled_model_is_exported_without_torch(tmp_path: Path) -> None:
-    """It is imported only where it has to say whether there is an accelerator."""
-    done = subprocess.run([sys.executable, "-c", EXPORTED, str(tmp_path / "out")], check=True, capture_output=True, encoding="utf-8")
+def arrays_in(file: Path) -> dict[str, bytes]:
+    """Return what the initializers of a graph hold."""
+    return {one.name: numpy_helper.to_array(one).tobytes() for one in onnx.load(str(file)).graph.initializer}
 
-    assert done.stdout.split("\n")[0].strip() == f"['fp32', 'int8'] {origin_of('').accelerator_possible} False"
+
+@pytest.mark.parametrize(("precision", "made"), [("auto", ["int8"]), ("int8", ["int8"]), ("fp32", ["fp32", "int8"])])
+def test_the_bundled_model_is_exported_without_torch(precision: str, made: list[str], tmp_path: Path) -> None:
+    """It is imported only where it has to say whether there is an accelerator. Nobody who does not ask for fp32 waits for it."""
+    command = [sys.executable, "-c", EXPORTED, str(tmp_path / "out"), precision]
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
+
+    assert done.stdout.split("\n")[0].strip() == f"{made} {origin_of('').accelerator_possible} False"
+    assert sorted(file.stem for file in (tmp_path / "out").glob("*.onnx")) == made
+
+
+@pytest.mark.parametrize("cpu", ["avx512_vnni", "avx2"])
+def test_8_bits_are_filled_as_onnx_runtime_quantises(cpu: str, tmp_path: Path) -> None:
+    """To the last bit; on processors that saturate, too."""
+    origin = replace(origin_of(""), cpu=(cpu,))
+    small, whole = filled(tmp_path / "small", "", origin, "auto"), filled(tmp_path / "whole", "", origin, "fp32")
+    assert small is not None
+    assert whole is not None
+    assert set(small.cosine) == {"int8"}
+    assert set(whole.cosine) == {"fp32", "int8"}
+    assert arrays_in(tmp_path / "small" / file_name("int8")) == arrays_in(tmp_path / "whole" / file_name("int8"))
+
+
+def test_where_8_bits_do_not_pass_their_check_all_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And fp32 is what is left."""
+    monkeypatch.setitem(export.CHECKS, "int8", (1.0, 0.1))
+    about = filled(tmp_path / "out", "", origin_of(""), "auto")
+    assert about is not None
+    assert set(about.cosine) == {"fp32"}
+    assert [file.stem for file in (tmp_path / "out").glob("*.onnx")] == ["fp32"]
+
+
+def test_who_asks_for_full_precision_later_gets_it(tmp_path: Path) -> None:
+    """From the same directory, which has 8 bits from then on as well."""
+    asked: list[str] = []
+
+    def exporting(model: str, revision: str, target: Path, precision: str) -> None:
+        asked.append(precision)
+        export.export(model, revision, target, precision)
+
+    for precision in ("auto", "int8", "fp32", "auto", "fp32"):
+        model = load_model(EmbeddingSettings(device="cpu", engine="onnx", precision=precision), tmp_path, export=exporting)
+        assert model.precision == ("fp32" if precision == "fp32" else "int8")  # type: ignore[attr-defined]
+    assert asked == ["auto", "fp32"]
 
 
 def test_what_is_filled_says_what_torch_traces(tmp_path: Path) -> None:
@@ -84,7 +129,7 @@ def test_what_torch_sees_is_asked_where_there_may_be_an_accelerator(seen: str, t
 @pytest.mark.parametrize("change", ["weights", "configuration", "tokenizer", "samples", "format"])
 def test_what_it_was_not_made_for_has_no_skeleton(change: str, bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of the same size, too: what it expects would be another model's, or another export's."""
-    assert Skeleton.of(bundled) is not None
+    assert all(Skeleton.of(bundled, precision) is not None for precision in ("fp32", "int8"))
     if change == "weights":
         weights = bytearray((bundled / skeleton.WEIGHTS_NAME).read_bytes())
         weights[-1] ^= 1
@@ -96,13 +141,14 @@ def test_what_it_was_not_made_for_has_no_skeleton(change: str, bundled: Path, mo
     else:
         with (bundled / ("config.json" if change == "configuration" else "tokenizer.json")).open("a", encoding="utf-8") as file:
             file.write("\n")
-    assert Skeleton.of(bundled) is None
+    assert all(Skeleton.of(bundled, precision) is None for precision in ("fp32", "int8"))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("fault", ["expects another model", "is of an unknown kind", "lacks a tensor", "is not there"])
-def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is left, and the model is traced."""
-    found = Skeleton.of(Path(resolve("")))
+    found = Skeleton.of(Path(resolve("")), precision)
     assert found is not None
     if fault == "expects another model":
         found = Skeleton(graph=found.graph, about=found.about, expected=found.expected[::-1])
@@ -120,7 +166,7 @@ def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, tmp_path: Path,
         raise export.Refused("traced instead")
 
     monkeypatch.setattr(export, "_traced", traced)
-    about = export.export("", "", tmp_path / "out")
+    about = export.export("", "", tmp_path / "out", precision)
     assert about.refused == "traced instead"
     assert (about.made == "traced") == (fault == "is not there")
 
@@ -128,30 +174,31 @@ def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, tmp_path: Path,
 def test_the_skeleton_of_another_model_is_made_and_filled_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it is the bundled model's own; it has a thousandth of the weights' size."""
     model = tiny_transformer(tmp_path)
-    monkeypatch.setattr(skeleton, "FILE", tmp_path / "skeleton.onnx")
-    onnx.save(made(Path(model)), str(skeleton.FILE))
+    monkeypatch.setattr(skeleton, "skeleton_file", lambda precision: tmp_path / f"{precision}.skeleton")
+    for precision, graph in skeletons(Path(model)).items():
+        onnx.save(graph, str(skeleton.skeleton_file(precision)))
     about = filled(tmp_path / "out", model, origin_of(model))
 
     assert about is not None
-    assert skeleton.FILE.stat().st_size * 20 < (tmp_path / "out" / file_name("fp32")).stat().st_size
+    assert skeleton.skeleton_file("fp32").stat().st_size * 20 < (tmp_path / "out" / file_name("fp32")).stat().st_size
     ours = OnnxModel.load(tmp_path / "out", about, name="", precision="fp32", prompts=Prompts())
     theirs = SentenceTransformerModel.load(model, device="cpu")
     np.testing.assert_allclose(ours.encode(SAMPLES), theirs.encode(SAMPLES), atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("array", "joined"),
+    ("array", "made"),
     [
-        (KEY, {"tensors": ["key"], "transposed": False}),
-        (KEY.T, {"tensors": ["key"], "transposed": True}),
-        (BIAS, {"tensors": ["bias"], "transposed": False}),
-        (np.concatenate([QUERY.T, KEY.T, VALUE.T], axis=-1), {"tensors": ["query", "key", "value"], "transposed": True}),
-        (np.concatenate([BIAS, BIAS, BIAS]), {"tensors": ["bias", "bias", "bias"], "transposed": False}),
+        (KEY, Made(tensors=["key"], transposed=False)),
+        (KEY.T, Made(tensors=["key"], transposed=True)),
+        (BIAS, Made(tensors=["bias"], transposed=False)),
+        (np.concatenate([QUERY.T, KEY.T, VALUE.T], axis=-1), Made(tensors=["query", "key", "value"], transposed=True)),
+        (np.concatenate([BIAS, BIAS, BIAS]), Made(tensors=["bias", "bias", "bias"], transposed=False)),
         (KEY + 1, None),
         (np.concatenate([QUERY, KEY + 1, VALUE], axis=-1), None),
     ],
     ids=["as it is", "transposed", "a row", "three in one", "three rows", "of no weights", "in part"],
 )
-def test_it_is_seen_what_an_array_is_made_of(array: np.ndarray, joined: dict[str, Any] | None) -> None:  # type: ignore[type-arg]
+def test_it_is_seen_what_an_array_is_made_of(array: np.ndarray, made: Made | None) -> None:  # type: ignore[type-arg]
     """And not seen where it is made of anything else."""
-    assert joined_of(array, WEIGHTS) == joined
+    assert made_of(array, WEIGHTS) == made

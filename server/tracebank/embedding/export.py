@@ -2,7 +2,7 @@
 
 The bundled model needs no torch for it: see `skeleton`.
 
-    python -m tracebank.embedding.export MODEL REVISION DIRECTORY
+    python -m tracebank.embedding.export MODEL REVISION DIRECTORY PRECISION
 
 Prints one line of JSON: {"refused": reason or "", "cosine": {precision: mean}, "made": how, "seconds": …}. It ends when its standard
 input does.
@@ -38,12 +38,15 @@ from tracebank.embedding.tracing import Refused
 # What each precision has to reach: the mean cosine with sentence-transformers, and the least lead of one neighbour
 # over another that must not be lost.
 CHECKS = {"fp32": (0.9999, 0.001), "int8": (0.985, 0.1)}
+CHECKED_BATCH = 4
 # Processors that add products of 8 bits without saturating at 16.
 EXACT_INT8 = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
 
 
-def export(model: str, revision: str, directory: Path) -> Export:
+def export(model: str, revision: str, directory: Path, precision: str = "auto") -> Export:
     """Export a model into a directory, which appears when it is complete; a refusal is written there, too.
+
+    What is made has fp32 where that is the `precision` wanted; else 8 bits may be all.
 
     Raises: whatever the libraries raise.
     """
@@ -52,7 +55,7 @@ def export(model: str, revision: str, directory: Path) -> Export:
     shutil.rmtree(partial, ignore_errors=True)  # of somebody who was killed
     partial.mkdir(parents=True)
     try:
-        about = _export_into(partial, model, revision, origin)
+        about = _export_into(partial, model, revision, origin, precision)
         if origin.accelerator_possible:
             # Torch is imported for it, where nothing else needed it.
             about = replace(about, accelerator=_accelerator())
@@ -64,10 +67,10 @@ def export(model: str, revision: str, directory: Path) -> Export:
     return about
 
 
-def _export_into(directory: Path, model: str, revision: str, origin: Origin) -> Export:
+def _export_into(directory: Path, model: str, revision: str, origin: Origin, precision: str) -> Export:
     made = TRACED
     try:
-        if (about := _filled(directory, model, origin)) is not None:
+        if (about := _filled(directory, model, origin, precision)) is not None:
             return about
     except Exception as error:  # a newer library may not know it any more, and each has a kind of its own for that
         _empty(directory)
@@ -82,15 +85,31 @@ def _export_into(directory: Path, model: str, revision: str, origin: Origin) -> 
         )  # fmt: skip
 
 
-def _filled(directory: Path, model: str, origin: Origin) -> Export | None:
-    """Fill the skeleton that comes with the package; None where it is of another model. Raises: Exception, where it does not serve."""
+def _filled(directory: Path, model: str, origin: Origin, precision: str) -> Export | None:
+    """Fill a skeleton that comes with the package; None where they are of another model. Raises: Exception, where it does not serve."""
     files = Path(resolve(model))
-    skeleton = Skeleton.of(files)
+    if precision != "fp32" and (about := _filled_small(directory, files, origin)) is not None:
+        return about
+    skeleton = Skeleton.of(files, "fp32")
     if skeleton is None:
         return None
     skeleton.fill(files, directory / file_name("fp32"))
     shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
     return _finished(directory, origin, skeleton.about, lambda: skeleton.expected)
+
+
+def _filled_small(directory: Path, files: Path, origin: Origin) -> Export | None:
+    """Fill the skeleton in 8 bits: a third of the time of all. None where there is none, or it does not pass its check here."""
+    skeleton = Skeleton.of(files, "int8")
+    if skeleton is None:
+        return None
+    skeleton.fill(files, directory / file_name("int8"), whole_range=_whole_range(origin))
+    shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
+    check = _check(directory, skeleton.about, "int8", skeleton.expected)
+    if not check.passed:
+        _empty(directory)
+        return None
+    return replace(skeleton.about, cosine={"int8": check.cosine}, probe={"int8": check.probe})
 
 
 def _traced(directory: Path, model: str, revision: str, origin: Origin) -> Export:
@@ -106,7 +125,7 @@ def _finished(directory: Path, origin: Origin, about: Export, expected: Callable
     """Quantise the graph, and check both precisions against what sentence-transformers makes of the samples. Raises: Refused."""
     # Quantising is a loop in Python; what is beside it computes outside of that.
     with ThreadPoolExecutor(1) as beside:
-        quantised = beside.submit(_quantise, directory, origin)
+        quantised = beside.submit(quantize, directory / file_name("fp32"), directory / file_name("int8"), whole_range=_whole_range(origin))
         vectors = expected()
         fp32 = _check(directory, about, "fp32", vectors)
         quantised.result()
@@ -126,14 +145,17 @@ def _accelerator() -> str:
     return "mps" if torch.backends.mps.is_available() else ""
 
 
-def _quantise(directory: Path, origin: Origin) -> None:
+def _whole_range(origin: Origin) -> bool:
+    return not EXACT_INT8.isdisjoint(origin.cpu)
+
+
+def quantize(whole: Path, small: Path, *, whole_range: bool) -> None:
+    """Write a graph in 8 bits a weight: in all of them, or in 7 where two products must not saturate at 16."""
     from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    exact = not EXACT_INT8.isdisjoint(origin.cpu)
     quantize_dynamic(
-        directory / file_name("fp32"), directory / file_name("int8"),
-        per_channel=True, weight_type=QuantType.QInt8, reduce_range=not exact,
+        whole, small, per_channel=True, weight_type=QuantType.QInt8, reduce_range=not whole_range,
         # The types of what fused operators give are not inferred.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )  # fmt: skip
@@ -143,27 +165,43 @@ def _quantise(directory: Path, origin: Origin) -> None:
 class _Check:
     """How one precision agrees with sentence-transformers, and what it makes of the probe."""
 
+    precision: str
     cosine: float
     lost: int
     probe: list[float]
 
+    @property
+    def passed(self) -> bool:
+        """Whether that is enough."""
+        return self.cosine >= CHECKS[self.precision][0] and not self.lost
+
 
 def _check(directory: Path, about: Export, precision: str, expected: Vectors) -> _Check:
     model = OnnxModel.load(directory, about, name="", precision=precision, prompts=Prompts())
-    # One batch, so that all but the longest are padded.
-    vectors = model.encode(SAMPLES)
+    vectors = _padded(model)
     return _Check(
+        precision=precision,
         cosine=float(np.mean(np.sum(vectors * expected, axis=1))),
         lost=lost_leads(expected, vectors, lead=CHECKS[precision][1]),
         probe=[float(x) for x in model.encode([PROBE])[0]],
     )
 
 
+def _padded(model: OnnxModel) -> Vectors:
+    """Return the vectors of the samples, a few of like length together: all but the longest of each batch are padded."""
+    order = sorted(range(len(SAMPLES)), key=lambda i: len(SAMPLES[i]))
+    vectors = np.empty((len(SAMPLES), model.dim), np.float32)
+    for start in range(0, len(order), CHECKED_BATCH):
+        batch = order[start : start + CHECKED_BATCH]
+        vectors[batch] = model.encode([SAMPLES[i] for i in batch])
+    return vectors
+
+
 def _checked(directory: Path, about: Export, checks: Mapping[str, _Check]) -> Export:
     """Return what is known with the precisions that passed; the graph of one that did not is removed."""
     passed, failures = {}, []
     for precision, check in checks.items():
-        if check.cosine >= CHECKS[precision][0] and not check.lost:
+        if check.passed:
             passed[precision] = check
         else:
             failures.append(
@@ -198,7 +236,7 @@ def _end_with_parent() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Export, and tell the outcome in one line on standard output; everything else that prints goes to standard error."""
-    model, revision, directory = arguments
+    model, revision, directory, precision = arguments
     answer = os.dup(1)
     os.dup2(2, 1)
     _end_with_parent()
@@ -210,7 +248,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings.simplefilter("ignore")
     logging.disable()
     began = time.perf_counter()
-    about = export(model, revision, Path(directory))
+    about = export(model, revision, Path(directory), precision)
     outcome = {"refused": about.refused, "cosine": about.cosine, "made": about.made, "seconds": round(time.perf_counter() - began, 1)}
     os.write(answer, json.dumps(outcome).encode() + b"\n")
     return 0

@@ -51,7 +51,7 @@ class Origin:
 class Export:
     """What `export.json` says. Where `refused` has a reason there are no other files.
 
-    `cosine` holds the mean agreement with sentence-transformers of each precision that passed its check, and `probe`
+    `cosine` holds the mean agreement with sentence-transformers of each precision that was made and passed its check, and `probe`
     a text with the vector that each of them gave: who loads the files can tell whether they still do the same. `made` says how
     it was exported: filled, or traced with torch, and why, if there is a skeleton for it.
     """
@@ -69,6 +69,10 @@ class Export:
     probe_text: str
     probe: dict[str, list[float]]
     made: str = TRACED
+
+    def serves(self, precision: str) -> bool:
+        """Whether it has what is wanted: auto, int8 or fp32. A model that was refused will be so again."""
+        return bool(self.refused) or precision != "fp32" or precision in self.cosine
 
 
 def file_name(precision: str) -> str:

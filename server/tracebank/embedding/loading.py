@@ -27,10 +27,10 @@ from tracebank.settings import EmbeddingSettings
 
 log = logging.getLogger(__name__)
 
-# A large model on a slow disk; the bundled one takes 3 s.
+# A large model on a slow disk; the bundled one takes a second.
 EXPORT_TIMEOUT_S = 600.0
-# From a model's name and revision to the files in a directory.
-ExportTo = Callable[[str, str, Path], None]
+# From a model's name and revision to the files in a directory, for a precision.
+ExportTo = Callable[[str, str, Path, str], None]
 
 
 def vectors_name(settings: EmbeddingSettings) -> str:
@@ -98,12 +98,14 @@ def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, expo
     origin = origin_of(settings.model, settings.revision)
     target = directory / origin.directory_name
     about = read_about(target, origin)
-    if about is not None:
+    useless = False
+    if about is not None and about.serves(settings.precision):
         try:
             return _open(target, about, name, settings)
         except ModelLoadError as error:
             log.warning("%s: it is exported again", error)
-    return _open(target, _exported(settings, origin, target, export, stale=about is not None), name, settings)
+            useless = True
+    return _open(target, _exported(settings, origin, target, export, useless=useless), name, settings)
 
 
 def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> tuple[EmbeddingModel, str]:
@@ -122,7 +124,7 @@ def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -
     return model, about.accelerator if helped else ""
 
 
-def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export: ExportTo, *, stale: bool) -> Export:
+def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export: ExportTo, *, useless: bool) -> Export:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(target.with_name(target.name + ".lock"))
     try:
@@ -131,8 +133,8 @@ def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export:
         if not alone:
             lock.wait()
         about = read_about(target, origin)
-        if about is None or (stale and alone):
-            export(settings.model, settings.revision, target)
+        if about is None or not about.serves(settings.precision) or (useless and alone):
+            export(settings.model, settings.revision, target, settings.precision)
             about = read_about(target, origin)
     finally:
         lock.close()
@@ -141,10 +143,10 @@ def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export:
     return about
 
 
-def export_in_child(model: str, revision: str, target: Path) -> None:
+def export_in_child(model: str, revision: str, target: Path, precision: str) -> None:
     """Export in a process of its own, which ends when this one does. Raises: ModelLoadError."""
     # -P: a file of the same name where the engine was started is not what is meant.
-    command = [sys.executable, "-P", "-m", "tracebank.embedding.export", model, revision, str(target)]
+    command = [sys.executable, "-P", "-m", "tracebank.embedding.export", model, revision, str(target), precision]
     watched, held = os.pipe()
     try:
         done = subprocess.run(  # noqa: S603 - our own module

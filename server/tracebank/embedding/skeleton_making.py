@@ -1,4 +1,4 @@
-"""Writing the skeleton of the bundled model, with torch.
+"""Writing the skeletons of the bundled model, with torch: one in full precision, one in 8 bits.
 
     python -m tracebank.embedding.skeleton_making
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -23,19 +23,27 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file
 
 from tracebank.embedding import skeleton, tracing
-from tracebank.embedding.exported import TOKENIZER_NAME, file_name
+from tracebank.embedding.export import quantize
+from tracebank.embedding.exported import TOKENIZER_NAME
+from tracebank.embedding.quantizing import Kind
 from tracebank.embedding.sentence import resolve
+from tracebank.embedding.skeleton import SOURCE, Made, Part
 from tracebank.embedding.vocabulary import read_tokenizer
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # What is as small says itself.
 SMALL_BYTES = 64
 # The queries, keys and values of a head stand in one matrix.
 MOST_JOINED = 3
+# What ONNX Runtime calls the three that stand in the place of one.
+PARTS: dict[Part, str] = {"values": "quantized", "scale": "scale", "zero_point": "zero_point"}
 
 Array = NDArray[Any]
 
 
-def joined_of(array: Array, weights: Mapping[str, Array]) -> dict[str, Any] | None:
+def made_of(array: Array, weights: Mapping[str, Array]) -> Made | None:
     """Return of which weights an array is joined along its last axis, and whether they are transposed; None where it is not."""
     for parts in (1, MOST_JOINED):
         if array.shape[-1] % parts:
@@ -43,7 +51,7 @@ def joined_of(array: Array, weights: Mapping[str, Array]) -> dict[str, Any] | No
         for transposed in (False, True):
             names = [_equal(part, weights, transposed) for part in np.split(array, parts, axis=-1)]
             if all(names):
-                return {"tensors": names, "transposed": transposed}
+                return Made(tensors=names, transposed=transposed)
     return None
 
 
@@ -52,23 +60,87 @@ def _equal(part: Array, weights: Mapping[str, Array], transposed: bool) -> str:
     return next((name for name, weight in weights.items() if weight.shape == wanted.shape and np.array_equal(weight, wanted)), "")
 
 
-def made(directory: Path) -> onnx.ModelProto:
-    """Return the skeleton of a model's directory. Raises: Refused where it cannot be exported; ValueError where it makes its tokenizer."""
+def emptied(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> None:
+    """Take out of a graph in full precision what is made of the weights."""
+    for initializer in graph.initializer:
+        array = numpy_helper.to_array(initializer)
+        if array.nbytes > SMALL_BYTES and (made := made_of(array, weights)) is not None:
+            _empty(initializer, made)
+
+
+def emptied_of_8_bits(graph: onnx.GraphProto, whole: onnx.GraphProto, weights: Mapping[str, Array]) -> None:
+    """Take out of a quantised graph what is made of the weights, or else of what the `whole` one has in its place, which goes along."""
+    for name, source in {one.name: numpy_helper.to_array(one) for one in whole.initializer}.items():
+        parts = {part: next((one for one in graph.initializer if one.name == f"{name}_{ending}"), None) for part, ending in PARTS.items()}
+        if (values := parts["values"]) is None:
+            continue
+        if (made := made_of(source, weights)) is None:
+            made = Made(tensors=[name], transposed=False)
+            graph.initializer.append(numpy_helper.from_array(source, name))
+            graph.initializer[-1].doc_string = SOURCE
+        kind: Kind = "int8" if values.data_type == onnx.TensorProto.INT8 else "uint8"
+        for part, initializer in parts.items():
+            assert initializer is not None
+            _empty(initializer, replace(made, part=part, kind=kind))
+    # Those that are as they were: biases.
+    for initializer in graph.initializer:
+        array = numpy_helper.to_array(initializer) if not initializer.doc_string else np.zeros(0)
+        if array.nbytes > SMALL_BYTES and (made := made_of(array, weights)) is not None:
+            _empty(initializer, made)
+
+
+def _empty(initializer: onnx.TensorProto, made: Made) -> None:
+    initializer.ClearField("raw_data")
+    for field in ("float_data", "int32_data"):
+        initializer.ClearField(field)
+    initializer.doc_string = json.dumps(asdict(made))
+
+
+def skeletons(directory: Path) -> dict[str, onnx.ModelProto]:
+    """Return the skeletons of a model's directory, by precision.
+
+    Raises: Refused where it cannot be exported; ValueError where it makes its tokenizer, or what is filled is not what was emptied.
+    """
     original = tracing.load(str(directory), "")
     pooling = tracing.pooling_of(original)
+    weights = load_file(directory / skeleton.WEIGHTS_NAME)
     with tempfile.TemporaryDirectory() as home:
-        file = Path(home, file_name("fp32"))
-        tracing.write_graph(original, pooling, file)
-        graph = onnx.load(str(file))
+        whole, small, reduced = (Path(home, f"{name}.onnx") for name in ("whole", "small", "reduced"))
+        tracing.write_graph(original, pooling, whole)
         exported, own = read_tokenizer(Path(home, TOKENIZER_NAME)), read_tokenizer(directory / TOKENIZER_NAME)
         if exported.to_str() != own.to_str():
             raise ValueError(f"{directory} does not hold the tokenizer that is used with it")
-    weights = load_file(directory / skeleton.WEIGHTS_NAME)
-    for initializer in graph.graph.initializer:
-        array = numpy_helper.to_array(initializer)
-        if array.nbytes > SMALL_BYTES and (joined := joined_of(array, weights)) is not None:
-            initializer.ClearField("raw_data")
-            initializer.doc_string = json.dumps(joined)
+        quantize(whole, small, whole_range=True)
+        quantize(whole, reduced, whole_range=False)
+        graphs = {"fp32": onnx.load(str(whole)), "int8": onnx.load(str(small))}
+        wanted = [(graphs["fp32"].graph, True), (graphs["int8"].graph, True), (onnx.load(str(reduced)).graph, False)]
+        wanted = [(_copied(graph), whole_range) for graph, whole_range in wanted]
+    emptied_of_8_bits(graphs["int8"].graph, graphs["fp32"].graph, weights)
+    emptied(graphs["fp32"].graph, weights)
+    for graph, (full, whole_range) in zip((graphs["fp32"], graphs["int8"], graphs["int8"]), wanted, strict=True):
+        again = _copied(graph.graph)
+        skeleton.fill(again, weights, whole_range=whole_range)
+        if _told(again) != _told(full):
+            raise ValueError("what is filled is not what was emptied: quantising has changed, and `quantizing` has to follow")
+    _tell(graphs.values(), directory, original, pooling)
+    return graphs
+
+
+def _copied(graph: onnx.GraphProto) -> onnx.GraphProto:
+    copied = onnx.GraphProto()
+    copied.CopyFrom(graph)
+    return copied
+
+
+def _told(graph: onnx.GraphProto) -> tuple[list[bytes], dict[str, tuple[str, tuple[int, ...], bytes]]]:
+    """Return all that a graph says, whatever the order of its initializers."""
+    arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    nodes = [node.SerializeToString(deterministic=True) for node in graph.node]
+    return nodes, {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in arrays.items()}
+
+
+def _tell(graphs: Iterable[onnx.ModelProto], directory: Path, original: SentenceTransformer, pooling: str) -> None:
+    """Write into the graphs what has to be known of them."""
     expected = tracing.expected_of(original).astype(np.float16)
     about = replace(tracing.about_of(original, pooling), made="filled")
     told = {
@@ -77,15 +149,16 @@ def made(directory: Path) -> onnx.ModelProto:
         skeleton.MADE_FOR_KEY: skeleton.made_for(directory),
         skeleton.WEIGHTS_KEY: skeleton.digest_of_weights(directory),
     }
-    onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in told.items()})
-    return graph
+    for graph in graphs:
+        onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in told.items()})
 
 
 def main() -> None:
-    """Write the file."""
-    graph = made(Path(resolve("")))
-    onnx.save(graph, str(skeleton.FILE))
-    print(f"{skeleton.FILE} is written anew: {skeleton.FILE.stat().st_size:,} bytes")
+    """Write the files."""
+    for precision, graph in skeletons(Path(resolve(""))).items():
+        file = skeleton.skeleton_file(precision)
+        onnx.save(graph, str(file))
+        print(f"{file} is written anew: {file.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
