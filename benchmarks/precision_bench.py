@@ -20,6 +20,7 @@ from pathlib import Path
 
 from retrieval_ablation import figures, fill
 
+from tracebank.embedding.sentence import seen_accelerator
 from tracebank.engine import Engine
 from tracebank.settings import load_settings
 
@@ -28,10 +29,7 @@ PROCESSOR = ("fp32", "int8")
 
 def accelerators() -> list[str]:
     """Return the devices to be measured where torch sees more than the processor."""
-    import torch
-
-    there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
-    return [there, "auto"] if there else []
+    return [there, "auto"] if (there := seen_accelerator()) else []
 
 
 async def row(precision: str, files: Sequence[Path], models: Path | None) -> tuple[list[float], float]:

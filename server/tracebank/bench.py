@@ -79,7 +79,8 @@ async def measure(engine: str, sizes: Sizes | None) -> dict[str, Any]:
     from tracebank import memory
     from tracebank.embedding import EmbeddingService, load_model
     from tracebank.embedding.accelerated import AcceleratedModel
-    from tracebank.embedding.exported import origin_of, read_about
+    from tracebank.embedding.accelerator import accelerator_possible
+    from tracebank.embedding.sentence import seen_accelerator
     from tracebank.settings import load_settings
 
     memory.share_one_arena()
@@ -89,9 +90,7 @@ async def measure(engine: str, sizes: Sizes | None) -> dict[str, Any]:
     model = load_model(model_settings, settings.models_dir)
     load_s, loaded_mb = time.perf_counter() - started, _peak_mb()
     if sizes is None:
-        origin = origin_of(model_settings.model, model_settings.revision)
-        about = read_about(settings.models_dir / origin.directory_name, origin)
-        return {"accelerator": about.accelerator if about else ""}
+        return {"accelerator": seen_accelerator() if accelerator_possible() else ""}
     service = EmbeddingService(lambda: model, name="", cache_bytes=0, metrics=Metrics(), clock=time.monotonic)
     service.start()
     await service.loaded()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from samples import bag_of_words, exported_models
 from tracebank.embedding import PROBE, EmbeddingModel, EmbeddingService, TokenEncoder, TokenVectors, Vectors, load_model, unpacked
 from tracebank.embedding.accelerated import RUSH_S, AcceleratedModel
 from tracebank.embedding.accelerator import Accelerator, AcceleratorGone
-from tracebank.embedding.exported import origin_of, read_about, write_about
 from tracebank.embedding.sentence import ACCELERATOR_BATCH_TOKENS
 from tracebank.errors import EmbeddingError
 from tracebank.metrics import Metrics
@@ -105,6 +103,20 @@ def test_texts_that_cannot_be_embedded_do_it_no_harm(accelerator: Accelerator) -
     with pytest.raises(EmbeddingError, match="1 texts could not be embedded"):
         accelerator.encode_tokens([17])  # type: ignore[list-item]
     assert accelerator.encode_tokens(["and on"])[0].shape == (1, 384)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="MPS cannot be hidden from torch")
+def test_where_torch_sees_none_the_processor_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver is there, and nothing that torch can use: it is asked when it is needed, and once."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    model = accelerated(partial(Accelerator, "", ""))
+    rush(model)
+    assert model.accelerator is not None
+    settled(model.accelerator)
+    assert agrees(model.encode_documents(TEXTS), TEXTS, loaded())
+    assert model.state == "not used: torch sees none"
+    model.fetch()
+    assert model.accelerator is None
 
 
 def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
@@ -282,21 +294,16 @@ async def test_questions_stay_here(accelerator: Accelerator, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("dim", [0, 64])
-def test_an_export_that_saw_an_accelerator_gets_it(tmp_path: Path, dim: int) -> None:
+def test_an_export_gets_an_accelerator_where_there_may_be_one(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the settings ask for the processor; shorter vectors are shorter there, too."""
-    origin = origin_of("")
-    target = tmp_path / origin.directory_name
-    target.mkdir()
-    for file in (exported_models() / origin.directory_name).iterdir():
-        (target / file.name).hardlink_to(file)
-    about = read_about(target, origin)
-    assert about is not None
-    (target / "export.json").unlink()
-    write_about(target, origin, replace(about, accelerator="cpu"))
+    monkeypatch.setattr("tracebank.embedding.loading.Accelerator", partial(Accelerator, device="cpu"))
 
     def load(device: str) -> EmbeddingModel:
-        return load_model(EmbeddingSettings(device=device, truncate_dim=dim), tmp_path)
+        return load_model(EmbeddingSettings(device=device, truncate_dim=dim), exported_models())
 
+    monkeypatch.setattr("tracebank.embedding.loading.accelerator_possible", lambda: False)
+    assert not isinstance(load("auto"), AcceleratedModel)
+    monkeypatch.setattr("tracebank.embedding.loading.accelerator_possible", lambda: True)
     assert not isinstance(load("cpu"), AcceleratedModel)
     model = load("auto")
     assert isinstance(model, AcceleratedModel)

@@ -11,9 +11,9 @@ from samples import WAIT_S, exported_models
 
 from tracebank.embedding import EmbeddingModel, EmbeddingService, TokenEncoder, load_model, unpacked
 from tracebank.embedding.accelerated import RUSH_TEXTS, AcceleratedModel
+from tracebank.embedding.accelerator import accelerator_possible
 from tracebank.embedding.batches import MAX_BATCH_TEXTS
-from tracebank.embedding.exported import origin_of
-from tracebank.embedding.sentence import ACCELERATOR_BATCH_TOKENS, SentenceTransformerModel
+from tracebank.embedding.sentence import ACCELERATOR_BATCH_TOKENS, SentenceTransformerModel, seen_accelerator
 from tracebank.metrics import Metrics
 from tracebank.settings import EmbeddingSettings
 
@@ -23,15 +23,10 @@ TEXTS = ["cache", "Why did the build fail?", "", "The lock file was stale. " * 2
 @pytest.fixture(scope="module")
 def device() -> str:
     """What torch sees."""
-    if not origin_of("").accelerator_possible:  # torch takes seconds to import
+    # Torch takes seconds to import.
+    if not accelerator_possible() or not (seen := seen_accelerator()):
         pytest.skip("there is no accelerator")
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if torch.backends.mps.is_available():
-        return "mps"
-    pytest.skip("torch sees no accelerator")
+    return seen
 
 
 @pytest.fixture(scope="module")

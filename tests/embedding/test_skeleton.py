@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from samples import tiny_transformer
 
 from tracebank.embedding import Prompts, export, load_model, skeleton
-from tracebank.embedding.exported import Export, Origin, file_name, origin_of, read_about
+from tracebank.embedding.exported import Export, Origin, file_name, origin_of
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sample_texts import SAMPLES
 from tracebank.embedding.sentence import SentenceTransformerModel, resolve
@@ -56,11 +56,11 @@ def arrays_in(file: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("precision", "made"), [("auto", ["int8"]), ("int8", ["int8"]), ("fp32", ["fp32", "int8"])])
 def test_the_bundled_model_is_exported_without_torch(precision: str, made: list[str], tmp_path: Path) -> None:
-    """It is imported only where it has to say whether there is an accelerator. Nobody who does not ask for fp32 waits for it."""
+    """Nobody who does not ask for fp32 waits for that."""
     command = [sys.executable, "-c", EXPORTED, str(tmp_path / "out"), precision]
     done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
 
-    assert done.stdout.split("\n")[0].strip() == f"{made} {origin_of('').accelerator_possible} False"
+    assert done.stdout.split("\n")[0].strip() == f"{made} False False"
     assert sorted(file.stem for file in (tmp_path / "out").glob("*.onnx")) == made
 
 
@@ -114,16 +114,6 @@ def test_what_is_filled_says_what_torch_traces(tmp_path: Path) -> None:
     (vectors, tokens), (expected, known) = (model.encode_tokens(SAMPLES) for model in models)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
     assert min(agreement(one.codes, other.codes) for one, other in zip(tokens, known, strict=True)) > 0.99
-
-
-@pytest.mark.parametrize("seen", ["", "cuda"])
-def test_what_torch_sees_is_asked_where_there_may_be_an_accelerator(seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a model that is filled, too: documents are embedded there later."""
-    monkeypatch.setattr(export, "origin_of", lambda *given: replace(origin_of(*given), accelerator_possible=True))
-    monkeypatch.setattr(export, "_accelerator", lambda: seen)
-    about = export.export("", "", tmp_path / "out")
-    assert (about.made, about.accelerator) == ("filled", seen)
-    assert read_about(tmp_path / "out", export.origin_of("")) == about
 
 
 @pytest.mark.parametrize("change", ["weights", "configuration", "tokenizer", "samples", "format"])

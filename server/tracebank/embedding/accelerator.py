@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +19,20 @@ from tracebank.embedding.base import Vectors
 from tracebank.embedding.token_vectors import TokenVectors
 from tracebank.errors import EmbeddingError
 
+# CUDA on Linux, in WSL and on Windows; ROCm.
+DRIVERS = (
+    Path("/dev/nvidia0"), Path("/dev/dxg"), Path(os.environ.get("SYSTEMROOT", "/nowhere"), "System32", "nvcuda.dll"), Path("/dev/kfd"),
+)  # fmt: skip
 REST_S = 60.0
 # A batch takes a fraction of a second; a driver that hangs takes for ever.
 ANSWER_TIMEOUT_S = 60.0
 # What ends of itself is there to be seen a moment later.
 _LAST_WORDS_S = 5.0
+
+
+def accelerator_possible() -> bool:
+    """Return whether there may be an accelerator. Only torch can tell whether there is one, and that takes seconds to import."""
+    return any(driver.exists() for driver in DRIVERS) or (sys.platform == "darwin" and platform.machine() == "arm64")
 
 
 class AcceleratorGone(Exception):
@@ -35,9 +47,9 @@ class Accelerator:
     """It takes seconds to come; once it is `settled` one thread at a time may ask. Whoever is left with it closes it."""
 
     def __init__(
-        self, model: str, revision: str, device: str, *, rest_s: float = REST_S, answer_timeout_s: float = ANSWER_TIMEOUT_S
+        self, model: str, revision: str, device: str = "auto", *, rest_s: float = REST_S, answer_timeout_s: float = ANSWER_TIMEOUT_S
     ) -> None:
-        """Begin the process, which ends after `rest_s` seconds in which nobody asks. Raises: OSError."""
+        """Begin the process, which ends after `rest_s` seconds in which nobody asks. `device` auto: what torch sees. Raises: OSError."""
         # -P: a file of the same name where the engine was started is not what is meant.
         command = [sys.executable, "-P", "-m", "tracebank.embedding.accelerator_process", model, revision, device, str(rest_s)]
         # A session of its own: an interrupt at a terminal is for the engine, which ends it.

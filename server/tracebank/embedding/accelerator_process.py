@@ -4,7 +4,7 @@
 
 Texts come as a line of JSON; what it says of them goes back as a line of JSON and, as bytes, vectors (float32 [texts, dim]), codes
 (uint8 [tokens of all, width]) and spans (int32 [tokens of all, 2]). Its first line says that it is ready, {}, or why it will
-not be. It ends after REST_S seconds in which nobody asks, and when its standard input does.
+not be. It ends after REST_S seconds in which nobody asks, and when its standard input does. DEVICE auto: what torch sees.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from tracebank.embedding.sentence import SentenceTransformerModel
+from tracebank.embedding.sentence import SentenceTransformerModel, seen_accelerator
 from tracebank.embedding.threads import DOCUMENTS_NICE
 from tracebank.embedding.tokenwise import TokenwiseModel, with_tokens
 from tracebank.errors import EmbeddingError, ModelLoadError
 
 
 def _load(model: str, revision: str, device: str) -> TokenwiseModel:
+    if device == "auto" and not (device := seen_accelerator()):
+        raise ModelLoadError("torch sees none")
     loaded = with_tokens(SentenceTransformerModel.load(model, revision=revision, device=device))
     if not isinstance(loaded, TokenwiseModel):
         raise ModelLoadError(f"on {device} the model does not tell of tokens")

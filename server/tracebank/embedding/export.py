@@ -56,9 +56,6 @@ def export(model: str, revision: str, directory: Path, precision: str = "auto") 
     partial.mkdir(parents=True)
     try:
         about = _export_into(partial, model, revision, origin, precision)
-        if origin.accelerator_possible:
-            # Torch is imported for it, where nothing else needed it.
-            about = replace(about, accelerator=_accelerator())
         write_about(partial, origin, about)
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
@@ -80,7 +77,7 @@ def _export_into(directory: Path, model: str, revision: str, origin: Origin, pre
     except Refused as reason:
         _empty(directory)
         return Export(
-            refused=str(reason), accelerator="", max_seq_length=None, dim=0, pooling="", prompts={}, default_prompt_name=None,
+            refused=str(reason), max_seq_length=None, dim=0, pooling="", prompts={}, default_prompt_name=None,
             pad_id=0, pad_token="", cosine={}, probe_text="", probe={}, made=made,
         )  # fmt: skip
 
@@ -135,14 +132,6 @@ def _finished(directory: Path, origin: Origin, about: Export, expected: Callable
 def _empty(directory: Path) -> None:
     for file in directory.iterdir():
         file.unlink()
-
-
-def _accelerator() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else ""
 
 
 def _whole_range(origin: Origin) -> bool:

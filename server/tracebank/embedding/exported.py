@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
-import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,10 +22,6 @@ FORMAT = 4
 PACKAGES = ("onnx", "onnxruntime", "sentence-transformers", "torch")
 # Those that decide how int8 is computed, hence how it has to be quantised.
 CPU_FLAGS = ("asimddp", "avx2", "avx512_vnni", "avx512f", "avx_vnni", "i8mm")
-# CUDA on Linux, in WSL and on Windows; ROCm.
-DRIVERS = (
-    Path("/dev/nvidia0"), Path("/dev/dxg"), Path(os.environ.get("SYSTEMROOT", "/nowhere"), "System32", "nvcuda.dll"), Path("/dev/kfd"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +31,6 @@ class Origin:
     model: str
     versions: tuple[str, ...]
     cpu: tuple[str, ...]
-    accelerator_possible: bool
     format: int = FORMAT
 
     @property
@@ -57,7 +50,6 @@ class Export:
     """
 
     refused: str
-    accelerator: str
     max_seq_length: int | None
     dim: int
     pooling: str
@@ -86,7 +78,6 @@ def origin_of(model: str, revision: str = "") -> Origin:
         model=identity(model, revision),
         versions=tuple(f"{package} {_version(package)}" for package in PACKAGES),
         cpu=(platform.machine(), *_cpu_flags()),
-        accelerator_possible=any(driver.exists() for driver in DRIVERS) or (sys.platform == "darwin" and platform.machine() == "arm64"),
     )
 
 

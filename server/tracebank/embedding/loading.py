@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from tracebank.embedding.accelerated import AcceleratedModel
-from tracebank.embedding.accelerator import Accelerator
+from tracebank.embedding.accelerator import Accelerator, accelerator_possible
 from tracebank.embedding.base import EmbeddingModel
 from tracebank.embedding.exported import Export, Origin, origin_of, read_about
 from tracebank.embedding.matryoshka import shortened
@@ -59,15 +59,17 @@ def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | 
     # Torch would say so, too, after the seconds that it takes to import.
     if Path(settings.model).is_absolute() and not Path(settings.model).is_dir():
         raise ModelLoadError(f"the embedding model {settings.model} could not be loaded: there is no such directory")
-    loaded, accelerator = _load_whole(settings, directory, export or export_in_child)
+    loaded, exported = _load_whole(settings, directory, export or export_in_child)
     model = shortened(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
-    if accelerator and isinstance(model, TokenEncoder):
-        return AcceleratedModel(model, partial(Accelerator, settings.model, settings.revision, accelerator))
+    # Half precision is not what asks for full precision, and `onnx` is not torch.
+    helped = exported and settings.device == "auto" and settings.engine == "auto" and settings.precision != "fp32"
+    if helped and isinstance(model, TokenEncoder) and accelerator_possible():
+        return AcceleratedModel(model, partial(Accelerator, settings.model, settings.revision))
     return model
 
 
-def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) -> tuple[EmbeddingModel, str]:
-    """Return the model, and the accelerator that is to help it; empty where there is none, or the model is on it."""
+def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) -> tuple[EmbeddingModel, bool]:
+    """Return the model, and whether it is an export."""
     name = vectors_name(settings)
 
     def on_torch() -> EmbeddingModel:
@@ -78,23 +80,23 @@ def _load_whole(settings: EmbeddingSettings, directory: Path, export: ExportTo) 
         )
 
     if settings.engine == "torch" or (settings.engine == "auto" and settings.device not in ("auto", "cpu")):
-        return on_torch(), ""
+        return on_torch(), False
     try:
-        return _load_exported(settings, name, directory, export)
+        return _load_exported(settings, name, directory, export), True
     except (ModelLoadError, DataDirError, OSError, _TorchIsBetter) as error:
         if settings.engine == "onnx":
             raise ModelLoadError(f"{error} (embedding.engine = 'auto' would use torch)") from error
         loaded = on_torch()
         # Only now: a model that torch cannot load either is one fault, not two.
         log.log(logging.INFO if isinstance(error, _TorchIsBetter) else logging.WARNING, "the model runs on torch: %s", error)
-        return loaded, ""
+        return loaded, False
 
 
 class _TorchIsBetter(Exception):
     """The export says so itself."""
 
 
-def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, export: ExportTo) -> tuple[EmbeddingModel, str]:
+def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, export: ExportTo) -> EmbeddingModel:
     origin = origin_of(settings.model, settings.revision)
     target = directory / origin.directory_name
     about = read_about(target, origin)
@@ -108,7 +110,7 @@ def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, expo
     return _open(target, _exported(settings, origin, target, export, useless=useless), name, settings)
 
 
-def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> tuple[EmbeddingModel, str]:
+def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> EmbeddingModel:
     if about.refused:
         raise _TorchIsBetter(about.refused)
     from tracebank.embedding.onnx import OnnxModel  # 60 MB, not needed on torch
@@ -118,10 +120,7 @@ def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -
         log.info("int8 has not passed its check: fp32 is used")
     precision = "int8" if small and "int8" in about.cosine else "fp32"
     prompts = choose_prompts(settings, about.prompts, about.default_prompt_name)
-    model = OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
-    # Half precision is not what asks for full precision, and `onnx` is not torch.
-    helped = settings.device == "auto" and settings.engine == "auto" and settings.precision != "fp32"
-    return model, about.accelerator if helped else ""
+    return OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
 
 
 def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export: ExportTo, *, useless: bool) -> Export:

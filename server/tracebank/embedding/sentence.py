@@ -39,6 +39,15 @@ def resolve(model: str) -> str:
     return str(get_model_path())
 
 
+def seen_accelerator() -> str:
+    """Return the accelerator that torch sees: cuda, mps, or empty. Importing torch takes seconds."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else ""
+
+
 def identity(model: str, revision: str = "") -> str:
     """Return a name that changes when the model's vectors may change, without loading it.
 

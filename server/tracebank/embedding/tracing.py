@@ -69,7 +69,7 @@ def about_of(model: SentenceTransformer, pooling: str) -> Export:
     if tokenizer.padding_side != "right" or tokenizer.truncation_side != "right":
         raise Refused("its tokenizer pads or cuts on the left")
     return Export(
-        refused="", accelerator="", max_seq_length=transformer.max_seq_length, dim=int(model.get_embedding_dimension() or 0),
+        refused="", max_seq_length=transformer.max_seq_length, dim=int(model.get_embedding_dimension() or 0),
         pooling=pooling, prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         default_prompt_name=model.default_prompt_name, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token,
         cosine={}, probe_text=PROBE, probe={},
