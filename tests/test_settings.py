@@ -106,7 +106,7 @@ def test_the_list_of_tools_is_a_comma_list_in_the_environment(directory: Path, m
         ("TRACEBANK_RETRIEVAL__K", "many", "setting retrieval.k: Input should be a valid integer"),
         ("TRACEBANK_LOG_LEVEL", "loud", "setting log_level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'"),
         ("TRACEBANK_NAMESPACE", "", "setting namespace: String should have at least 1 character, not ''"),
-        ("TRACEBANK_RETRIEVAL__SPEED", "9", "setting retrieval.speed: there is no such setting (it is in TRACEBANK_RETRIEVAL__SPEED"),
+        ("TRACEBANK_RETRIEVAL__SPEED", "9", "setting retrieval.speed: there is no such setting: take it out of TRACEBANK_RETRIEVAL__SPEED"),
         ("TRACEBANK_RETRIEVAL", "fast", 'error parsing value for field "retrieval"'),
         ("TRACEBANK_NAMESPACE", "*", "setting namespace: '*' stands for all namespaces when searching; give it a name of its own"),
         ("TRACEBANK_NAMESPACE", "a\nb", "setting namespace: must be one line without control characters"),

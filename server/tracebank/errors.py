@@ -53,6 +53,10 @@ class SettingsError(TracebankError):
     """A setting is wrong."""
 
 
+class InstallationError(TracebankError):
+    """A file that comes with the package is not there, or is damaged."""
+
+
 class DataDirError(TracebankError):
     """The data directory cannot be used."""
 

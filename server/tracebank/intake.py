@@ -17,7 +17,7 @@ from tracebank.store import Added, Store, cuts, outbox, traces
 from tracebank.tokens import Tokenizer
 
 # Below this a text is chunked and counted on the event loop: a thread would cost more.
-SMALL_CHARS = 20_000
+SMALL_CHARS = 4_000
 
 # Writes more with a trace that is stored, in the same transaction.
 Also = Callable[[sqlite3.Connection, Added], None]

@@ -365,7 +365,7 @@ def _explain(item: Any, file: Path) -> str:
     name = ".".join(str(part) for part in location)
     variable = _variable(location)
     if item["type"] == "extra_forbidden":
-        return f"setting {name}: there is no such setting (it is in {variable} or {file})"
+        return f"setting {name}: there is no such setting: take it out of {variable} or {file}"
     problem = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"setting {name}: {problem} (set it in {variable} or {file})"

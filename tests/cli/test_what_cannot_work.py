@@ -104,7 +104,7 @@ def test_a_store_of_a_newer_version_is_told_and_left_as_it_is(fresh: Home) -> No
     ("text", "message"),
     [
         ("namespace = ", "is not valid TOML: "),
-        ("namespaces = 'x'", "setting namespaces: there is no such setting (it is in "),
+        ("namespaces = 'x'", "setting namespaces: there is no such setting: take it out of "),
         ("retrieval.k = 51", "setting retrieval.k: Input should be less than or equal to 50, not 51 (set in "),
         ("retrieval.k = 'many'", "setting retrieval.k: Input should be a valid integer, "),
         ("log_level = 'loud'", "setting log_level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'"),

@@ -7,7 +7,7 @@ import pytest
 from tracebank.tokens import Tokenizer, Vocabulary
 
 _WORDS = ("the", "and", "of", "in", "to", " the", " and", " return", "def", "    ", "        ", "\n\n", "\n    ", "ing")
-_PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from tracebank.embedding.sentence import SentenceTransformerModel, resolve
 from tracebank.embedding.skeleton import Made, Skeleton
 from tracebank.embedding.skeleton_making import made_of, skeletons
 from tracebank.embedding.token_vectors import agreement
+from tracebank.errors import ModelLoadError
 from tracebank.settings import EmbeddingSettings
 
 EXPORTED = """
@@ -114,6 +115,40 @@ def test_what_is_filled_says_what_torch_traces(tmp_path: Path) -> None:
     (vectors, tokens), (expected, known) = (model.encode_tokens(SAMPLES) for model in models)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
     assert min(agreement(one.codes, other.codes) for one, other in zip(tokens, known, strict=True)) > 0.99
+
+
+def test_an_export_with_both_precisions_is_mended_with_both(tmp_path: Path) -> None:
+    """Whoever wanted fp32 finds it again, although somebody with 8 bits has found the damage."""
+    load_model(EmbeddingSettings(device="cpu", engine="onnx", precision="fp32"), tmp_path, export=export.export)
+    (target,) = (path.parent for path in tmp_path.glob("*/export.json"))
+    (target / file_name("int8")).write_bytes(b"no graph")
+    load_model(EmbeddingSettings(device="cpu", engine="onnx"), tmp_path, export=export.export)
+    load_model(EmbeddingSettings(device="cpu", engine="onnx", precision="fp32"), tmp_path, export=no_export)
+
+
+def test_what_another_has_replaced_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between what an export says of itself and its files it was exchanged by somebody who wanted more: it is not exported again."""
+    small, whole = EmbeddingSettings(device="cpu", engine="onnx"), EmbeddingSettings(device="cpu", engine="onnx", precision="fp32")
+    load_model(small, tmp_path, export=export.export)
+    opened: list[str] = []
+    load = OnnxModel.load
+
+    def exchanged(directory: Path, about: Export, **told: Any) -> OnnxModel:
+        opened.append(told["precision"])
+        if len(opened) == 1:
+            monkeypatch.setattr(OnnxModel, "load", load)
+            load_model(whole, tmp_path, export=export.export)
+            raise ModelLoadError("its file is not there any more")
+        return load(directory, about, **told)
+
+    monkeypatch.setattr(OnnxModel, "load", exchanged)
+    assert load_model(small, tmp_path, export=no_export).precision == "int8"  # type: ignore[attr-defined]
+    load_model(whole, tmp_path, export=no_export)
+
+
+def no_export(*_: object) -> None:
+    """Stand for an export that nobody may ask for."""
+    raise AssertionError("it is there")
 
 
 @pytest.mark.parametrize("change", ["weights", "configuration", "tokenizer", "samples", "format"])

@@ -177,11 +177,12 @@ def _check(directory: Path, about: Export, precision: str, expected: Vectors) ->
 
 
 def _padded(model: OnnxModel) -> Vectors:
-    """Return the vectors of the samples, a few of like length together: all but the longest of each batch are padded."""
-    order = sorted(range(len(SAMPLES)), key=lambda i: len(SAMPLES[i]))
+    """Return the vectors of the samples: the shortest beside the longest, nearly all of them padding, the others among their like."""
+    by_length = sorted(range(len(SAMPLES)), key=lambda i: len(SAMPLES[i]))
+    alike = by_length[2:-2]
+    batches = [[*by_length[:2], *by_length[-2:]], *(alike[at : at + CHECKED_BATCH] for at in range(0, len(alike), CHECKED_BATCH))]
     vectors = np.empty((len(SAMPLES), model.dim), np.float32)
-    for start in range(0, len(order), CHECKED_BATCH):
-        batch = order[start : start + CHECKED_BATCH]
+    for batch in batches:
         vectors[batch] = model.encode([SAMPLES[i] for i in batch])
     return vectors
 

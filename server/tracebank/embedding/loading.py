@@ -15,7 +15,7 @@ from pathlib import Path
 from tracebank.embedding.accelerated import AcceleratedModel
 from tracebank.embedding.accelerator import Accelerator, accelerator_possible
 from tracebank.embedding.base import EmbeddingModel
-from tracebank.embedding.exported import Export, Origin, origin_of, read_about
+from tracebank.embedding.exported import Export, origin_of, read_about
 from tracebank.embedding.matryoshka import shortened
 from tracebank.embedding.prompts import choose_prompts
 from tracebank.embedding.sentence import SentenceTransformerModel, identity
@@ -53,7 +53,7 @@ def vectors_name(settings: EmbeddingSettings) -> str:
 def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | None = None) -> EmbeddingModel:
     """Load a model from its export under `directory`, which is made first where there is none; else on torch.
 
-    Blocks: for less than a second with an export, without for some seconds with the bundled model and half a minute with another.
+    Blocks: for less than a second with an export, without for a second with the bundled model and half a minute with another.
     Raises: ModelLoadError; with engine "onnx" also where torch could have served.
     """
     # Torch would say so, too, after the seconds that it takes to import.
@@ -100,14 +100,31 @@ def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, expo
     origin = origin_of(settings.model, settings.revision)
     target = directory / origin.directory_name
     about = read_about(target, origin)
-    useless = False
+    useless: Export | None = None
     if about is not None and about.serves(settings.precision):
         try:
             return _open(target, about, name, settings)
         except ModelLoadError as error:
             log.warning("%s: it is exported again", error)
-            useless = True
-    return _open(target, _exported(settings, origin, target, export, useless=useless), name, settings)
+            useless = about
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(target.with_name(target.name + ".lock"))
+    try:
+        # Several engines may share the directory: the first exports, the others wait for it, and nobody replaces it while it is opened.
+        alone = lock.try_acquire()
+        if not alone:
+            lock.wait()
+        about = read_about(target, origin)
+        if about is None or not about.serves(settings.precision) or (alone and about == useless):
+            # Whoever wanted full precision before will do so again.
+            had_whole = useless is not None and "fp32" in useless.cosine
+            export(settings.model, settings.revision, target, "fp32" if had_whole else settings.precision)
+            about = read_about(target, origin)
+        if about is None:
+            raise ModelLoadError(f"the export of {settings.model or 'the bundled model'} left nothing usable in {target}")
+        return _open(target, about, name, settings)
+    finally:
+        lock.close()
 
 
 def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> EmbeddingModel:
@@ -121,25 +138,6 @@ def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -
     precision = "int8" if small and "int8" in about.cosine else "fp32"
     prompts = choose_prompts(settings, about.prompts, about.default_prompt_name)
     return OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
-
-
-def _exported(settings: EmbeddingSettings, origin: Origin, target: Path, export: ExportTo, *, useless: bool) -> Export:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(target.with_name(target.name + ".lock"))
-    try:
-        # Several engines may share the directory: the first exports, the others wait for it.
-        alone = lock.try_acquire()
-        if not alone:
-            lock.wait()
-        about = read_about(target, origin)
-        if about is None or not about.serves(settings.precision) or (useless and alone):
-            export(settings.model, settings.revision, target, settings.precision)
-            about = read_about(target, origin)
-    finally:
-        lock.close()
-    if about is None:
-        raise ModelLoadError(f"the export of {settings.model or 'the bundled model'} left nothing usable in {target}")
-    return about
 
 
 def export_in_child(model: str, revision: str, target: Path, precision: str) -> None:

@@ -12,7 +12,7 @@ from tracebank.llm.base import Compress, Request
 from tracebank.tokens import Tokenizer
 
 # Counting a longer text takes milliseconds: not on the event loop.
-SMALL_CHARS = 20_000
+SMALL_CHARS = 4_000
 # Roles, separators, and what a correction says of the last answer.
 OVERHEAD_TOKENS = 200
 

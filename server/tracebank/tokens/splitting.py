@@ -12,15 +12,14 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Protocol
 
-# So much is cut in one go, which holds the interpreter for some milliseconds.
+# So much is cut in one go, where there are borders, which holds the interpreter for some milliseconds.
 BLOCK_CHARS = 32_768
-# A longer piece (a run of blanks, or of one letter) is cut: to make tokens of it would take seconds.
-MOST_PIECE_CHARS = 50_000
 # The members of a class of Unicode that are ASCII, for use within brackets.
 _ASCII = {"L": "A-Za-z", "Lu": "A-Z", "Lt": "", "Lm": "", "Lo": "", "Ll": "a-z", "M": "", "N": "0-9"}
 _CLASS = re.compile(r"\\p\{(\w+)\}")
 _BRACKETS_OR_CLASS = re.compile(r"\[[^\]]*\]|\\p\{\w+\}")
 # No piece reaches over the beginning of a line, where that is neither white nor a slash, nor from a word to a blank before another.
+# That is so of patterns that take white space up to a line end as one piece, and no blank behind a letter: `vocabulary_making` looks.
 _BORDER = re.compile(r"(?<=\n)(?=[^\s/])|(?<=[A-Za-z])(?= [A-Za-z])")
 _UP_TO_LAST_BORDER = re.compile(rf".*(?:{_BORDER.pattern})", re.DOTALL)
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -37,7 +36,7 @@ class Splitter:
     """The pieces of a text by one pattern."""
 
     def __init__(self, pattern: str) -> None:
-        """Take a pattern of tiktoken's. It has no groups that are counted."""
+        """Take a pattern of tiktoken's: without groups that are counted, and with pieces that end at the borders."""
         self._pattern = pattern
         self._ascii = re.compile(_BRACKETS_OR_CLASS.sub(_in_ascii, pattern), re.ASCII)
 
@@ -52,12 +51,11 @@ class Splitter:
     def _pieces_of(self, text: str) -> Iterator[list[str]]:
         for stretch in _stretches(text):
             pattern = self._ascii if stretch.isascii() else self._unicode
-            if len(stretch) <= MOST_PIECE_CHARS:
+            if len(stretch) <= 2 * BLOCK_CHARS:
                 yield pattern.findall(stretch)
             else:
-                # Where there are no borders it may be long: one by one lets others have their turn.
-                pieces = (found[0] for found in pattern.finditer(stretch))
-                yield [piece[start : start + MOST_PIECE_CHARS] for piece in pieces for start in range(0, len(piece), MOST_PIECE_CHARS)]
+                # Where there are no borders it may be of any length: one by one lets others have their turn.
+                yield [found[0] for found in pattern.finditer(stretch)]
 
     @cached_property
     def _unicode(self) -> _Pattern:
@@ -68,6 +66,11 @@ class Splitter:
         return pattern
 
 
+def borders(text: str) -> list[int]:
+    """Return where a text may be cut."""
+    return [found.start() for found in _BORDER.finditer(text)]
+
+
 def _in_ascii(part: re.Match[str]) -> str:
     ranges = _CLASS.sub(lambda found: _ASCII[found[1]], part[0])
     return ranges if part[0].startswith("[") else f"[{ranges}]"
@@ -76,7 +79,7 @@ def _in_ascii(part: re.Match[str]) -> str:
 def _stretches(text: str) -> Iterator[str]:
     """Yield the text in stretches of bounded length, where it has borders: with as little as can be around what is not ASCII."""
     start = 0
-    while (other := _NOT_ASCII.search(text, start)) is not None:
+    while not text.isascii() and (other := _NOT_ASCII.search(text, start)) is not None:
         before = _UP_TO_LAST_BORDER.match(text, start, other.start())
         if before is not None:
             yield from _blocks(text, start, before.end())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
 from tracebank.tokens.merging import token_lengths
-from tracebank.tokens.splitting import MOST_PIECE_CHARS, Splitter
+from tracebank.tokens.splitting import Splitter
 from tracebank.tokens.vocabulary import Vocabulary
 
 FIRST_WINDOW_CHARS_PER_TOKEN = 8
 # Texts are mostly words that were there before. A longer piece is seldom one.
 KNOWN_PIECES, KNOWN_PIECE_CHARS = 16_384, 32
-# A run of blanks or of one letter is the same all along, where it is cut.
+# A longer piece (a run of blanks or of one letter, ideographs without a full stop) is split in parts of so many characters,
+# which bounds the memory that takes. A run is the same all along, so its parts are, too.
+MOST_PIECE_CHARS = 50_000
 LONG_PIECE_CHARS = 1_000
+# What a cut may cost in joins: one is the rule, and more than two never came up.
+CUT_TOKENS = 2
 
 
 class Tokenizer:
@@ -23,7 +27,7 @@ class Tokenizer:
         self._name, self._rank = vocabulary.name, vocabulary.rank
         self._splitter = Splitter(vocabulary.pattern)
         self._known = _Known(self._tokens_in)
-        self._tokens_in_long = lru_cache(maxsize=2)(lambda piece: len(self._lengths(piece)))
+        self._lengths_of_long = lru_cache(maxsize=2)(self._merged)
 
     @property
     def name(self) -> str:
@@ -33,8 +37,7 @@ class Tokenizer:
     def count(self, text: str) -> int:
         """Return how many tokens `text` has. Names of special tokens count as the text they are.
 
-        A piece without a border in `splitting.MOST_PIECE_CHARS` is cut: joins are lost there, and nowhere else, so each cut
-        counts as a token, and what is counted is not too low.
+        A piece of more than `MOST_PIECE_CHARS` is cut, and counts a token or two more for each cut, rather than too few.
         """
         known = self._known.__getitem__
         return sum(sum(map(known, pieces)) for pieces in self._splitter.pieces(text))
@@ -71,52 +74,66 @@ class Tokenizer:
 
     def _longest(self, text: str, budget: int, *, backwards: bool) -> int:
         """Return the characters of as many pieces as fit, with as many whole tokens of the next, from either end of the text."""
-        chars, pieces = 0, self._pieces(text)
+        chars, pieces = 0, [piece for pieces in self._splitter.pieces(text) for piece in pieces]
         for piece in reversed(pieces) if backwards else pieces:
             tokens = self._known[piece]
             if tokens > budget:
-                encoded, lengths = piece.encode(), self._lengths(piece)
-                fits = encoded[sum(lengths[: len(lengths) - budget]) :] if backwards else encoded[: sum(lengths[:budget])]
-                # A token may hold a part of a character; "ignore" drops the part at the border.
-                return chars + len(fits.decode(errors="ignore"))
+                return chars + self._longest_part(piece, budget, backwards=backwards)
             chars, budget = chars + len(piece), budget - tokens
         return chars
 
-    def _pieces(self, text: str) -> list[str]:
-        return [piece for pieces in self._splitter.pieces(text) for piece in pieces]
+    def _longest_part(self, piece: str, budget: int, *, backwards: bool) -> int:
+        chars, parts = 0, _parts(piece)
+        for part in reversed(parts) if backwards else parts:
+            lengths = self._lengths(part)
+            if len(lengths) > budget:
+                encoded = part.encode()
+                fits = encoded[sum(lengths[: len(lengths) - budget]) :] if backwards else encoded[: sum(lengths[:budget])]
+                # A token may hold a part of a character; "ignore" drops the part at the border.
+                return chars + len(fits.decode(errors="ignore"))
+            chars, budget = chars + len(part), max(0, budget - len(lengths) - CUT_TOKENS)
+        return chars
 
     def _tokens_in(self, piece: str) -> int:
-        if len(piece) < LONG_PIECE_CHARS:
-            return len(self._lengths(piece))
-        return self._tokens_in_long(piece) + (len(piece) == MOST_PIECE_CHARS)
+        parts = _parts(piece)
+        return sum(len(self._lengths(part)) for part in parts) + CUT_TOKENS * (len(parts) - 1)
 
-    def _lengths(self, piece: str) -> list[int]:
-        """Return the bytes of each token of a piece."""
-        encoded = piece.encode()
-        return [len(encoded)] if self._rank(encoded) is not None else token_lengths(encoded, self._rank)
+    def _lengths(self, part: str) -> Sequence[int]:
+        return self._merged(part) if len(part) < LONG_PIECE_CHARS else self._lengths_of_long(part)
+
+    def _merged(self, part: str) -> Sequence[int]:
+        """Return the bytes of each token."""
+        encoded = part.encode()
+        return (len(encoded),) if self._rank(encoded) is not None else token_lengths(encoded, self._rank)
 
 
 @cache
 def load_tokenizer(encoding: str) -> Tokenizer:
-    """Return the one tokenizer of an encoding that comes along (`records.ENCODINGS`). Raises: OSError where the installation is damaged."""
+    """Return the one tokenizer of an encoding that comes along (`records.ENCODINGS`). Raises: InstallationError."""
     return Tokenizer(Vocabulary.shipped(encoding))
 
 
 class _Known(dict[str, int]):
-    """The tokens of pieces that were there lately."""
+    """The tokens of pieces that were there lately, in two generations: what is used of the older one joins the younger."""
 
     def __init__(self, tokens_in: Callable[[str], int]) -> None:
         super().__init__()
         self._tokens_in = tokens_in
+        self._older: dict[str, int] = {}
 
     def __missing__(self, piece: str) -> int:
-        tokens = self._tokens_in(piece)
+        tokens = self._older.get(piece) or self._tokens_in(piece)
         if len(piece) <= KNOWN_PIECE_CHARS:
             if len(self) >= KNOWN_PIECES:
-                # What is used comes back soon; an order of use would cost each look-up more than that.
+                # An order of use would cost each look-up more than making some anew.
+                self._older = dict(self)
                 self.clear()
             self[piece] = tokens
         return tokens
+
+
+def _parts(piece: str) -> list[str]:
+    return [piece[start : start + MOST_PIECE_CHARS] for start in range(0, len(piece), MOST_PIECE_CHARS)]
 
 
 def _prefix(text: str, chars: int) -> str:

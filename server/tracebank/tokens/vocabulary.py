@@ -16,8 +16,12 @@ from typing import Final
 
 import marisa_trie
 
+from tracebank.errors import InstallationError
+
 DIRECTORY = Path(__file__).with_name("vocabularies")
 RANK_TYPE: Final = "I"
+# What has the lowest rank in all of tiktoken's encodings; on a machine with the other byte order it would have another one.
+FIRST_TOKEN = b"!"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,20 @@ class Vocabulary:
 
     @classmethod
     def shipped(cls, name: str) -> Vocabulary:
-        """Return one of `records.ENCODINGS`. Raises: OSError where the installation is damaged."""
+        """Return one of `records.ENCODINGS`. Raises: InstallationError where its files are not what they were."""
         trie, ranks, pattern = files_of(name)
         tokens = marisa_trie.BinaryTrie()
-        tokens.mmap(str(trie))
-        with ranks.open("rb") as file:
-            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return cls(name, pattern.read_text(encoding="utf-8"), tokens, mapped.cast(RANK_TYPE))
+        try:
+            tokens.mmap(str(trie))
+            with ranks.open("rb") as file:
+                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast(RANK_TYPE)
+            found = cls(name, pattern.read_text(encoding="utf-8"), tokens, mapped)
+            whole = len(mapped) == len(tokens) and found.rank(FIRST_TOKEN) == 0
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise InstallationError(f"{trie.with_suffix('')}.* cannot be read: {error}; install tracebank again") from error
+        if not whole:
+            raise InstallationError(f"{trie.with_suffix('')}.* are not what came with the package: install tracebank again")
+        return found
 
     @classmethod
     def of(cls, name: str, pattern: str, ranks: Mapping[bytes, int]) -> Vocabulary:
@@ -61,5 +72,5 @@ class Vocabulary:
 
 
 def files_of(name: str) -> tuple[Path, Path, Path]:
-    """Return where tokens, their ranks (32 bits, of this machine's byte order, by the trie's numbers) and the pattern lie."""
+    """Return where tokens, their ranks (32 bits, little-endian, by the trie's numbers) and the pattern lie."""
     return DIRECTORY / f"{name}.trie", DIRECTORY / f"{name}.ranks", DIRECTORY / f"{name}.pattern"
