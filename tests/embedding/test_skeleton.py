@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,31 @@ def test_what_another_has_replaced_meanwhile_is_taken(tmp_path: Path, monkeypatc
     monkeypatch.setattr(OnnxModel, "load", exchanged)
     assert load_model(small, tmp_path, export=no_export).precision == "int8"  # type: ignore[attr-defined]
     load_model(whole, tmp_path, export=no_export)
+
+
+def test_exports_of_former_versions_go_when_nobody_has_used_them_for_a_month(tmp_path: Path) -> None:
+    """When another one is made. What is used, or of another model, stays; so does what is no export."""
+    name, month_ago = origin_of("").model_name, time.time() - 31 * 86_400
+    for directory, used in (("0123", month_ago), ("4567", time.time()), ("89ab", month_ago)):
+        (tmp_path / f"{name}-{directory}").mkdir()
+        about = tmp_path / f"{name}-{directory}" / "export.json"
+        about.write_text("{}")
+        os.utime(about, (used, used))
+    (tmp_path / f"{name}-89ab").rename(tmp_path / "another-89ab")
+    (tmp_path / f"{name}-notes").mkdir()
+    load_model(EmbeddingSettings(device="cpu", engine="onnx"), tmp_path, export=export.export)
+    left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert left == {f"{name}-4567", "another-89ab", f"{name}-notes", origin_of("").directory_name}
+
+
+def test_an_export_that_is_loaded_is_marked_as_used(tmp_path: Path) -> None:
+    """Each time, and not only when it was made."""
+    settings = EmbeddingSettings(device="cpu", engine="onnx")
+    load_model(settings, tmp_path, export=export.export)
+    (about,) = tmp_path.glob("*/export.json")
+    os.utime(about, (0, 0))
+    load_model(settings, tmp_path, export=no_export)
+    assert about.stat().st_mtime > time.time() - 3_600
 
 
 def no_export(*_: object) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
+import shutil
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +21,7 @@ TRACED = "traced"
 PROBE = "The build failed because the lock file was stale; deleting it and installing again solved it."
 ABOUT_NAME = "export.json"
 TOKENIZER_NAME = "tokenizer.json"
+UNUSED_S = 30 * 86_400
 # 1: pooling and normalisation inside the graph. 2: all prompts of the model. 3: tokens. 4: their directions' signs are settled.
 FORMAT = 4
 PACKAGES = ("onnx", "onnxruntime", "sentence-transformers", "torch")
@@ -34,10 +39,15 @@ class Origin:
     format: int = FORMAT
 
     @property
+    def model_name(self) -> str:
+        """The name of the model, as files can have it."""
+        return re.sub(r"[^A-Za-z0-9.@_-]+", "_", self.model)[:80]
+
+    @property
     def directory_name(self) -> str:
         """A name for people, and a digest for the rest."""
         digest = hashlib.blake2b(json.dumps(asdict(self)).encode(), digest_size=6).hexdigest()
-        return f"{re.sub(r'[^A-Za-z0-9.@_-]+', '_', self.model)[:80]}-{digest}"
+        return f"{self.model_name}-{digest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +104,20 @@ def read_about(directory: Path, origin: Origin) -> Export | None:
         return Export(**about["export"]) if about["origin"] == json.loads(json.dumps(asdict(origin))) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def mark_used(directory: Path) -> None:
+    """Write down that an export is used now."""
+    with suppress(OSError):  # it may be somebody else's
+        os.utime(directory / ABOUT_NAME)
+
+
+def forget_unused(directory: Path, origin: Origin) -> None:
+    """Delete other exports of the same model that nobody has used for a month: of former versions of a library, mostly."""
+    for other in directory.glob(f"{origin.model_name}-*/{ABOUT_NAME}"):
+        with suppress(OSError):
+            if other.parent.name != origin.directory_name and time.time() - other.stat().st_mtime > UNUSED_S:
+                shutil.rmtree(other.parent)
 
 
 def _version(package: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tracebank.embedding.accelerated import AcceleratedModel
 from tracebank.embedding.accelerator import Accelerator, accelerator_possible
 from tracebank.embedding.base import EmbeddingModel
-from tracebank.embedding.exported import Export, origin_of, read_about
+from tracebank.embedding.exported import Export, forget_unused, mark_used, origin_of, read_about
 from tracebank.embedding.matryoshka import shortened
 from tracebank.embedding.prompts import choose_prompts
 from tracebank.embedding.sentence import SentenceTransformerModel, identity
@@ -120,6 +120,7 @@ def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, expo
             had_whole = useless is not None and "fp32" in useless.cosine
             export(settings.model, settings.revision, target, "fp32" if had_whole else settings.precision)
             about = read_about(target, origin)
+            forget_unused(directory, origin)
         if about is None:
             raise ModelLoadError(f"the export of {settings.model or 'the bundled model'} left nothing usable in {target}")
         return _open(target, about, name, settings)
@@ -137,7 +138,9 @@ def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -
         log.info("int8 has not passed its check: fp32 is used")
     precision = "int8" if small and "int8" in about.cosine else "fp32"
     prompts = choose_prompts(settings, about.prompts, about.default_prompt_name)
-    return OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
+    model = OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
+    mark_used(target)
+    return model
 
 
 def export_in_child(model: str, revision: str, target: Path, precision: str) -> None:
