@@ -76,8 +76,12 @@ FAULTS: dict[str, Meeting] = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_where_the_model_fails_the_steps_teach_alone(tmp_path: Path, tiny: TinyModel, fault: str) -> None:
     """It is told in the result, and the trace is stored, once: completing again returns the same and asks nobody."""
-    # Only bytes that drip are waited for.
-    async with serving(answer=lambda call: FAULTS[fault]) as provider, opened(tmp_path, provider.base_url, attempt_timeout_s=0.5) as engine:
+    # Only bytes that drip are waited for: no connection on a busy machine is to run into it.
+    timeout_s = 1.0 if fault == "slow bytes" else 30.0
+    async with (
+        serving(answer=lambda call: FAULTS[fault]) as provider,
+        opened(tmp_path, provider.base_url, attempt_timeout_s=timeout_s) as engine,
+    ):
         session = engine.session()
         done = await completed(session)
         assert "language model m: " in done.problems["reflection_model"]
