@@ -55,7 +55,7 @@ def texts_of(words: int, count: int, chance: random.Random) -> list[str]:
 def compare(sizes: str, progress: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure every engine, one after the other. Raises: EngineError where one cannot be measured."""
     progress("export")
-    accelerator = json.loads(_in_child("int8", "prepare"))["accelerator"]
+    accelerator = json.loads(_in_child("fp32", "prepare"))["accelerator"]
     rows = []
     for engine in (*ENGINES, *((accelerator, AUTO) if accelerator else ())):
         progress(engine)
