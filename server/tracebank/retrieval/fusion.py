@@ -101,36 +101,38 @@ class Fused:
         self._cosines: Mapping[ChunkKey, float] = dense or {}
         self._words = words
         self._chunks: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
-        self._unknown, self._whole = DENSE_WEIGHT * missing.cosine + LEXICAL_WEIGHT * missing.chunk, missing.whole
-        cosines, lexical = self._cosines, words.chunks
+        cosines, lexical, wholes = self._cosines, words.chunks, words.traces
+        no_cosine, no_chunk, no_whole = missing.cosine, missing.chunk, missing.whole
+        best: dict[int, float] = {}
+        task: dict[int, float] = {}
         for key in cosines.keys() | lexical.keys():
             row, ordinal = key
             if rows is None or row in rows:
-                score = DENSE_WEIGHT * max(0.0, cosines.get(key, missing.cosine)) + LEXICAL_WEIGHT * lexical.get(key, missing.chunk)
+                cosine = cosines.get(key, no_cosine)
+                score = DENSE_WEIGHT * (cosine if cosine > 0.0 else 0.0) + LEXICAL_WEIGHT * lexical.get(key, no_chunk)
                 self._chunks[row].append((-score, ordinal))
-        wholes = words.traces if rows is None else words.traces.keys() & rows
-        ordered = sorted((-self._score(row), row) for row in self._chunks.keys() | wholes)
-        self.rows = [row for _, row in ordered]
-        self.scores = {row: -score for score, row in ordered}
-
-    def _score(self, row: int) -> float:
-        chunks = self._chunks.get(row, ())
-        best = -min(chunks)[0] if chunks else self._unknown
-        task = next((-score for score, ordinal in chunks if ordinal == TASK_ORDINAL), self._unknown)
-        return (best + TASK_WEIGHT * task + WHOLE_WEIGHT * self._words.traces.get(row, self._whole)) / self._highest
+                if row not in best or score > best[row]:
+                    best[row] = score
+                if ordinal == TASK_ORDINAL:
+                    task[row] = score
+        unknown, highest = DENSE_WEIGHT * no_cosine + LEXICAL_WEIGHT * no_chunk, self._highest
+        self.scores = {
+            row: (best.get(row, unknown) + TASK_WEIGHT * task.get(row, unknown) + WHOLE_WEIGHT * wholes.get(row, no_whole)) / highest
+            for row in best.keys() | (wholes.keys() if rows is None else wholes.keys() & rows)
+        }
+        self.rows = sorted(self.scores, key=lambda row: (-self.scores[row], row))
 
     def ranked(self, row: int, *, at_most: float = 1.0) -> Ranked:
         """Return a trace, with no higher score than `at_most`."""
-        chunks = sorted(self._chunks.get(row, ()))
+        chunks, highest = sorted(self._chunks.get(row, ())), self._highest
         best = (row, chunks[0][1] if chunks else -1)
+        score, dense = self.scores[row], self._cosines.get(best, 0.0)
+        # By position and from a list, because a search makes hundreds: by name and from a generator takes half as long again.
         return Ranked(
-            row=row,
-            score=min(at_most, self.scores[row]),
-            dense=max(0.0, self._cosines.get(best, 0.0)),
-            lexical=self._words.chunks.get(best, 0.0),
-            whole=self._words.traces.get(row, 0.0),
-            passages=tuple((ordinal, -score / self._highest) for score, ordinal in chunks),
-        )
+            row, score if score < at_most else at_most, dense if dense > 0.0 else 0.0,
+            self._words.chunks.get(best, 0.0), self._words.traces.get(row, 0.0),
+            tuple([(ordinal, -chunk / highest) for chunk, ordinal in chunks]),
+        )  # fmt: skip
 
 
 def fuse(
