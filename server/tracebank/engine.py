@@ -226,7 +226,7 @@ class Engine:
 
         Words are searchable when this returns; the model and Chroma follow in the background. `mode` tells others who
         find the directory in use whether they can connect.
-        Raises: DataDirError and its kinds, StoreError and its kinds.
+        Raises: DataDirError and its kinds, StoreError and its kinds, InstallationError.
         """
         startup = _Startup()
         prepare_data_dir(settings.data_dir)

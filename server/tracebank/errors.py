@@ -3,6 +3,7 @@
     TracebankError
     ├── InputError             the caller's argument is wrong: field, limit, value, next step
     ├── SettingsError          a setting is wrong, or two settings contradict each other
+    ├── InstallationError      a file that comes with the package is missing or damaged
     ├── DataDirError           the data directory cannot be used
     │   └── DataDirLockedError     another engine holds it
     ├── StoreError             the SQLite file cannot do what was asked

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from samples import tiny_transformer
 
 from tracebank.embedding import Prompts, export, load_model, skeleton
-from tracebank.embedding.exported import Export, Origin, file_name, origin_of
+from tracebank.embedding.exported import Export, Origin, file_name, origin_of, read_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sample_texts import SAMPLES
 from tracebank.embedding.sentence import SentenceTransformerModel, resolve
@@ -148,19 +148,39 @@ def test_what_another_has_replaced_meanwhile_is_taken(tmp_path: Path, monkeypatc
     load_model(whole, tmp_path, export=no_export)
 
 
-def test_exports_of_former_versions_go_when_nobody_has_used_them_for_a_month(tmp_path: Path) -> None:
-    """When another one is made. What is used, or of another model, stays; so does what is no export."""
-    name, month_ago = origin_of("").model_name, time.time() - 31 * 86_400
-    for directory, used in (("0123", month_ago), ("4567", time.time()), ("89ab", month_ago)):
-        (tmp_path / f"{name}-{directory}").mkdir()
-        about = tmp_path / f"{name}-{directory}" / "export.json"
-        about.write_text("{}")
-        os.utime(about, (used, used))
-    (tmp_path / f"{name}-89ab").rename(tmp_path / "another-89ab")
-    (tmp_path / f"{name}-notes").mkdir()
-    load_model(EmbeddingSettings(device="cpu", engine="onnx"), tmp_path, export=export.export)
-    left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert left == {f"{name}-4567", "another-89ab", f"{name}-notes", origin_of("").directory_name}
+def test_exports_of_former_versions_go_when_nobody_has_opened_them_for_a_month(tmp_path: Path) -> None:
+    """When a model is loaded. What is used, of another model, also of one whose name goes on, or not to be read stays."""
+    own, month_ago = origin_of(""), time.time() - 31 * 86_400
+    name = own.model_name
+    settings = EmbeddingSettings(device="cpu", engine="onnx")
+    load_model(settings, tmp_path, export=export.export)
+    told = (tmp_path / own.directory_name / "export.json").read_text()
+    others = [
+        (f"{name}-0123", told, month_ago), (f"{name}-4567", told, time.time()), (f"{name}-89ab", "{}", month_ago),
+        (f"{name}-v2-cdef", told.replace(own.model, f"{own.model}-v2"), month_ago), ("another-0123", told, month_ago),
+    ]  # fmt: skip
+    for directory, says, used in others:
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "export.json").write_text(says)
+        (tmp_path / f"{directory}.lock").touch()
+        os.utime(tmp_path / directory / "export.json", (used, used))
+    load_model(settings, tmp_path, export=no_export)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {own.directory_name, f"{own.directory_name}.lock"} | {
+        f"{directory}{ending}" for directory, *_ in others[1:] for ending in ("", ".lock")
+    }
+
+
+def test_what_serves_is_not_given_up_for_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full precision that cannot be had here leaves 8 bits as they are."""
+    target = tmp_path / "out"
+    about = export.export("", "", target, "auto")
+    monkeypatch.setitem(export.CHECKS, "fp32", (2.0, 0.001))
+    monkeypatch.setattr(export, "_traced", lambda *_: export._filled(target.with_name("out.partial"), "", origin_of(""), "fp32"))
+    with pytest.raises(export.Refused, match="not the same model"):
+        export.export("", "", target, "fp32")
+    assert read_about(target, origin_of("")) == about
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_an_export_that_is_loaded_is_marked_as_used(tmp_path: Path) -> None:
@@ -210,7 +230,7 @@ def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, precision: str,
         next(one for one in found.graph.graph.initializer if one.doc_string).doc_string = '{"tensors": ["absent"], "transposed": false}'
     else:
         found = None
-    monkeypatch.setattr(Skeleton, "of", lambda *_: found)
+    monkeypatch.setattr(Skeleton, "of", lambda _, of: found if of == precision else None)
     directory = tmp_path / "out.partial"
 
     def traced(partial: Path, *_: Any) -> Export:
@@ -220,7 +240,25 @@ def test_a_skeleton_that_is_of_no_use_is_passed_over(fault: str, precision: str,
     monkeypatch.setattr(export, "_traced", traced)
     about = export.export("", "", tmp_path / "out", precision)
     assert about.refused == "traced instead"
-    assert (about.made == "traced") == (fault == "is not there")
+    assert (about.made == "traced") == (fault == "is not there" or precision == "int8")
+
+
+@pytest.mark.parametrize("fault", ["expects another model", "lacks a tensor"])
+def test_where_8_bits_cannot_be_filled_full_precision_is(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes three seconds, and tracing half a minute."""
+    of = Skeleton.of
+
+    def damaged(files: Path, precision: str) -> Skeleton | None:
+        found = of(files, precision)
+        if found is not None and precision == "int8":
+            if fault == "expects another model":
+                return replace(found, expected=found.expected[::-1])
+            next(one for one in found.graph.graph.initializer if one.doc_string.startswith("{")).doc_string = '{"tensors": ["absent"]}'
+        return found
+
+    monkeypatch.setattr(Skeleton, "of", damaged)
+    about = export.export("", "", tmp_path / "out", "auto")
+    assert (about.made, set(about.cosine)) == ("filled", {"fp32", "int8"})
 
 
 def test_the_skeleton_of_another_model_is_made_and_filled_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

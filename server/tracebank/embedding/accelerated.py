@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tracebank.embedding.accelerator import Accelerator, AcceleratorGone
+from tracebank.embedding.accelerator import NONE_SEEN, Accelerator, AcceleratorGone
 from tracebank.embedding.base import Vectors, WrappedModel
 from tracebank.embedding.batches import estimated_tokens
 from tracebank.embedding.exported import PROBE
@@ -147,7 +147,8 @@ class AcceleratedModel(WrappedModel):
             there.close()
         if fault and not self._closed:
             self.fault = fault
-            log.warning("the accelerator is not used any more: %s", fault)
+            # A driver without a device that torch can use is nothing wrong.
+            log.log(logging.INFO if fault == NONE_SEEN else logging.WARNING, "no accelerator is used: %s", fault)
 
     def close(self) -> None:
         """End the process on the accelerator; who waits for it hears an EmbeddingError."""

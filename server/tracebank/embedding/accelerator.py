@@ -23,6 +23,7 @@ from tracebank.errors import EmbeddingError
 DRIVERS = (
     Path("/dev/nvidia0"), Path("/dev/dxg"), Path(os.environ.get("SYSTEMROOT", "/nowhere"), "System32", "nvcuda.dll"), Path("/dev/kfd"),
 )  # fmt: skip
+NONE_SEEN = "torch sees none"
 REST_S = 60.0
 # A batch takes a fraction of a second; a driver that hangs takes for ever.
 ANSWER_TIMEOUT_S = 60.0

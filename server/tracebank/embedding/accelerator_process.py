@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
+from tracebank.embedding.accelerator import NONE_SEEN
 from tracebank.embedding.sentence import SentenceTransformerModel, seen_accelerator
 from tracebank.embedding.threads import DOCUMENTS_NICE
 from tracebank.embedding.tokenwise import TokenwiseModel, with_tokens
@@ -28,12 +29,19 @@ from tracebank.errors import EmbeddingError, ModelLoadError
 
 
 def _load(model: str, revision: str, device: str) -> TokenwiseModel:
-    if device == "auto" and not (device := seen_accelerator()):
-        raise ModelLoadError("torch sees none")
+    if device == "auto" and not (device := _seen()):
+        raise ModelLoadError(NONE_SEEN)
     loaded = with_tokens(SentenceTransformerModel.load(model, revision=revision, device=device))
     if not isinstance(loaded, TokenwiseModel):
         raise ModelLoadError(f"on {device} the model does not tell of tokens")
     return loaded
+
+
+def _seen() -> str:
+    try:
+        return seen_accelerator()
+    except Exception as error:  # torch is not whole, or its driver is not: each library has a kind of its own for that
+        raise ModelLoadError(f"torch cannot be used: {error}") from error
 
 
 def _read(lines: SimpleQueue[bytes]) -> None:

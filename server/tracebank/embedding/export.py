@@ -28,7 +28,7 @@ import numpy as np
 
 from tracebank.embedding import tracing
 from tracebank.embedding.base import Prompts, Vectors
-from tracebank.embedding.exported import PROBE, TOKENIZER_NAME, TRACED, Export, Origin, file_name, origin_of, write_about
+from tracebank.embedding.exported import PROBE, TOKENIZER_NAME, TRACED, Export, Origin, file_name, origin_of, read_about, write_about
 from tracebank.embedding.onnx import OnnxModel
 from tracebank.embedding.sample_texts import SAMPLES
 from tracebank.embedding.sentence import resolve
@@ -48,7 +48,7 @@ def export(model: str, revision: str, directory: Path, precision: str = "auto") 
 
     What is made has fp32 where that is the `precision` wanted; else 8 bits may be all.
 
-    Raises: whatever the libraries raise.
+    Raises: Refused where the directory has another precision, which stays; whatever the libraries raise.
     """
     origin = origin_of(model, revision)
     partial = directory.with_name(directory.name + ".partial")
@@ -56,6 +56,10 @@ def export(model: str, revision: str, directory: Path, precision: str = "auto") 
     partial.mkdir(parents=True)
     try:
         about = _export_into(partial, model, revision, origin, precision)
+        former = read_about(directory, origin)
+        if about.refused and former is not None and not former.refused:
+            # What serves in another precision goes on serving.
+            raise Refused(about.refused)
         write_about(partial, origin, about)
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
@@ -85,8 +89,13 @@ def _export_into(directory: Path, model: str, revision: str, origin: Origin, pre
 def _filled(directory: Path, model: str, origin: Origin, precision: str) -> Export | None:
     """Fill a skeleton that comes with the package; None where they are of another model. Raises: Exception, where it does not serve."""
     files = Path(resolve(model))
-    if precision != "fp32" and (about := _filled_small(directory, files, origin)) is not None:
-        return about
+    if precision != "fp32":
+        try:
+            if (about := _filled_small(directory, files, origin)) is not None:
+                return about
+        except Exception:  # as in `_export_into`; full precision may serve all the same
+            logging.getLogger(__name__).debug("the skeleton in 8 bits does not serve", exc_info=True)
+        _empty(directory)
     skeleton = Skeleton.of(files, "fp32")
     if skeleton is None:
         return None
@@ -104,7 +113,6 @@ def _filled_small(directory: Path, files: Path, origin: Origin) -> Export | None
     shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
     check = _check(directory, skeleton.about, "int8", skeleton.expected)
     if not check.passed:
-        _empty(directory)
         return None
     return replace(skeleton.about, cosine={"int8": check.cosine}, probe={"int8": check.probe})
 

@@ -113,11 +113,15 @@ def mark_used(directory: Path) -> None:
 
 
 def forget_unused(directory: Path, origin: Origin) -> None:
-    """Delete other exports of the same model that nobody has used for a month: of former versions of a library, mostly."""
-    for other in directory.glob(f"{origin.model_name}-*/{ABOUT_NAME}"):
-        with suppress(OSError):
-            if other.parent.name != origin.directory_name and time.time() - other.stat().st_mtime > UNUSED_S:
-                shutil.rmtree(other.parent)
+    """Delete other exports of the same model that nobody has opened for a month: of former versions of a library, mostly."""
+    for about in directory.glob(f"{origin.model_name}-*/{ABOUT_NAME}"):
+        other = about.parent
+        # What cannot be read, or is of a model with a longer name, is not ours to judge.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            of = json.loads(about.read_text(encoding="utf-8"))["origin"]["model"]
+            if of == origin.model and other.name != origin.directory_name and time.time() - about.stat().st_mtime > UNUSED_S:
+                shutil.rmtree(other)
+                other.with_name(f"{other.name}.lock").unlink(missing_ok=True)
 
 
 def _version(package: str) -> str:

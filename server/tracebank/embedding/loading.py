@@ -60,6 +60,7 @@ def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | 
     if Path(settings.model).is_absolute() and not Path(settings.model).is_dir():
         raise ModelLoadError(f"the embedding model {settings.model} could not be loaded: there is no such directory")
     loaded, exported = _load_whole(settings, directory, export or export_in_child)
+    forget_unused(directory, origin_of(settings.model, settings.revision))
     model = shortened(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
     # Half precision is not what asks for full precision, and `onnx` is not torch.
     helped = exported and settings.device == "auto" and settings.engine == "auto" and settings.precision != "fp32"
@@ -120,7 +121,6 @@ def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, expo
             had_whole = useless is not None and "fp32" in useless.cosine
             export(settings.model, settings.revision, target, "fp32" if had_whole else settings.precision)
             about = read_about(target, origin)
-            forget_unused(directory, origin)
         if about is None:
             raise ModelLoadError(f"the export of {settings.model or 'the bundled model'} left nothing usable in {target}")
         return _open(target, about, name, settings)
@@ -129,6 +129,7 @@ def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, expo
 
 
 def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -> EmbeddingModel:
+    mark_used(target)
     if about.refused:
         raise _TorchIsBetter(about.refused)
     from tracebank.embedding.onnx import OnnxModel  # 60 MB, not needed on torch
@@ -138,9 +139,7 @@ def _open(target: Path, about: Export, name: str, settings: EmbeddingSettings) -
         log.info("int8 has not passed its check: fp32 is used")
     precision = "int8" if small and "int8" in about.cosine else "fp32"
     prompts = choose_prompts(settings, about.prompts, about.default_prompt_name)
-    model = OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
-    mark_used(target)
-    return model
+    return OnnxModel.load(target, about, name=name, precision=precision, prompts=prompts)
 
 
 def export_in_child(model: str, revision: str, target: Path, precision: str) -> None:

@@ -37,7 +37,7 @@ class Tokenizer:
     def count(self, text: str) -> int:
         """Return how many tokens `text` has. Names of special tokens count as the text they are.
 
-        A piece of more than `MOST_PIECE_CHARS` is cut, and counts a token or two more for each cut, rather than too few.
+        A piece of more than `MOST_PIECE_CHARS` is cut, and counts a few tokens more for each cut, rather than too few.
         """
         known = self._known.__getitem__
         return sum(sum(map(known, pieces)) for pieces in self._splitter.pieces(text))

@@ -1,6 +1,6 @@
 """The tokens of an encoding with their ranks, and the pattern that cuts a text into pieces first.
 
-Both come with the package: tiktoken's own tables are downloaded where they are first used, and take 45 MB of memory in a process.
+They come with the package: tiktoken's own tables are downloaded where they are first used, and take 45 MB of memory in a process.
 Here the tokens are a MARISA trie, which is read where it lies in a mapped file: 1.3 MB, of which only what is looked at is
 in memory. `vocabulary_making` is who writes.
 """
@@ -19,6 +19,18 @@ import marisa_trie
 from tracebank.errors import InstallationError
 
 DIRECTORY = Path(__file__).with_name("vocabularies")
+# tiktoken's patterns, one alternative a line; those that are tried first come first.
+PATTERNS = {
+    "o200k_base": "|".join((
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
+    )),
+    "cl100k_base": "|".join((
+        r"'(?i:[sdmt]|ll|ve|re)", r"[^\r\n\p{L}\p{N}]?+\p{L}++", r"\p{N}{1,3}+", r" ?[^\s\p{L}\p{N}]++[\r\n]*+", r"\s++$",
+        r"\s*[\r\n]", r"\s+(?!\S)", r"\s",
+    )),
+}  # fmt: skip
 RANK_TYPE: Final = "I"
 # What has the lowest rank in all of tiktoken's encodings; on a machine with the other byte order it would have another one.
 FIRST_TOKEN = b"!"
@@ -36,13 +48,13 @@ class Vocabulary:
     @classmethod
     def shipped(cls, name: str) -> Vocabulary:
         """Return one of `records.ENCODINGS`. Raises: InstallationError where its files are not what they were."""
-        trie, ranks, pattern = files_of(name)
+        trie, ranks = files_of(name)
         tokens = marisa_trie.BinaryTrie()
         try:
             tokens.mmap(str(trie))
             with ranks.open("rb") as file:
                 mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast(RANK_TYPE)
-            found = cls(name, pattern.read_text(encoding="utf-8"), tokens, mapped)
+            found = cls(name, PATTERNS[name], tokens, mapped)
             whole = len(mapped) == len(tokens) and found.rank(FIRST_TOKEN) == 0
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InstallationError(f"{trie.with_suffix('')}.* cannot be read: {error}; install tracebank again") from error
@@ -64,13 +76,12 @@ class Vocabulary:
 
     def save(self) -> None:
         """Write it to where `shipped` reads it."""
-        trie, ranks, pattern = files_of(self.name)
+        trie, ranks = files_of(self.name)
         DIRECTORY.mkdir(exist_ok=True)
         self.tokens.save(str(trie))
         ranks.write_bytes(self.ranks.tobytes())
-        pattern.write_text(self.pattern, encoding="utf-8")
 
 
-def files_of(name: str) -> tuple[Path, Path, Path]:
-    """Return where tokens, their ranks (32 bits, little-endian, by the trie's numbers) and the pattern lie."""
-    return DIRECTORY / f"{name}.trie", DIRECTORY / f"{name}.ranks", DIRECTORY / f"{name}.pattern"
+def files_of(name: str) -> tuple[Path, Path]:
+    """Return where the tokens and their ranks (32 bits, little-endian, by the trie's numbers) lie."""
+    return DIRECTORY / f"{name}.trie", DIRECTORY / f"{name}.ranks"

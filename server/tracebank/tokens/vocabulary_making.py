@@ -14,7 +14,7 @@ from tiktoken_ext.openai_public import ENCODING_CONSTRUCTORS
 
 from tracebank.records import ENCODINGS
 from tracebank.tokens.splitting import Splitter, borders
-from tracebank.tokens.vocabulary import Vocabulary, files_of
+from tracebank.tokens.vocabulary import PATTERNS, Vocabulary, files_of
 
 # With a border of each kind.
 BORDERS = "a word\n\n\n \n  next\t\n\n(line) \n\r\n1 and!\n'tis a-\nlast\n"
@@ -31,6 +31,8 @@ def main() -> None:
     """Write the files of each encoding."""
     for name in ENCODINGS:
         parts = ENCODING_CONSTRUCTORS[name]()
+        if parts["pat_str"] != PATTERNS.get(name):
+            raise ValueError(f"`vocabulary.PATTERNS` has to have the pattern of {name}: {parts['pat_str']}")
         if not bears_cutting(parts["pat_str"]):
             raise ValueError(f"{name} has other pieces where `splitting` cuts a text")
         Vocabulary.of(name, parts["pat_str"], parts["mergeable_ranks"]).save()
