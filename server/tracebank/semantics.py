@@ -148,8 +148,9 @@ class Semantics:
             try:
                 index = await open_vectors(self._directory(model), model.name, self._server)
             except IndexUnreachableError as error:
-                log.warning("meaning waits: %s", error)
-                self._background.problems["meaning"] = str(error)
+                # As text: a record of the log would hold the error's frames, and with them a connection that was half made.
+                self._background.problems["meaning"] = problem = str(error)
+                log.warning("meaning waits: %s", problem)
                 self._retriever.do_without(f"meaning is off: {error}")
                 self.warm.set()
                 await asyncio.sleep(UNREACHABLE_RETRY_S)

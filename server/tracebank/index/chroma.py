@@ -79,6 +79,9 @@ class ChromaVectorIndex:
 
     def _begin(self) -> None:
         self._client = self._connect()
+        self._take_up()
+
+    def _take_up(self) -> None:
         self._generations = Generations(self._directory)
         self._tidy()
 

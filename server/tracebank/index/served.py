@@ -36,10 +36,14 @@ class ServedVectorIndex(ChromaVectorIndex):
         self._server = server
         self.prefix = f"{server.prefix}-{directory.name}-"
         super().__init__(directory, model=model, server=f"{server.host}:{server.port}", prefix=server.prefix)
-        if not self._fresh and self._marker not in self._ours():
-            self._fresh = True
-        if self._fresh:
-            self._delete_ours()
+        try:
+            if not self._fresh and self._marker not in self._ours():
+                self._fresh = True
+            if self._fresh:
+                self._delete_ours()
+        except IndexFaultError:
+            self._close_client()
+            raise
 
     @property
     def _marker(self) -> str:
@@ -77,12 +81,13 @@ class ServedVectorIndex(ChromaVectorIndex):
         _close(former)
         self._delete_ours()
         set_aside(self._directory)
-        self._begin()
+        self._take_up()
 
     def _wipe(self) -> None:
-        self._client = self._connect()
+        # That of the beginning which failed is there; the next one connects anew.
         self._delete_ours()
         set_aside(self._directory)
+        self._close_client()
 
     def _ours(self) -> list[str]:
         return [found.name for found in guarded(self._client.list_collections) if found.name.startswith(self.prefix)]
