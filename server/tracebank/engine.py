@@ -185,8 +185,8 @@ class Engine:
     def _asking(self) -> Asking:
         finder = Finder(
             retriever=self.retriever, reranker=self.reranker,
-            pages=Pages(store=self.store, learner=self.learner, spaces=lambda: self.spaces),
-            spaces=lambda: self.spaces, model=lambda: self.embedding.name, tokenizer=self.tokenizer,
+            pages=Pages(store=self.store, learner=self.learner, spaces=lambda: self.spaces, tokenizer=self.tokenizer),
+            spaces=lambda: self.spaces, model=lambda: self.embedding.name,
             searched=self._see_to_faults, ttl_s=self.settings.cache.results_ttl_s,
         )  # fmt: skip
         return Asking(

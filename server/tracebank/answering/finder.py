@@ -12,7 +12,6 @@ from tracebank.answering.pages import Pages, Retrieved, Written
 from tracebank.answering.requests import Asked
 from tracebank.caching import LruCache
 from tracebank.retrieval import Reranker, Retriever, Searched
-from tracebank.tokens import Tokenizer
 
 # For the pages behind the first, which are asked for soon or never.
 RANKINGS_BYTES = 4_194_304
@@ -49,13 +48,12 @@ class Finder:
         pages: Pages,
         spaces: Callable[[], Mapping[str, int]],
         model: Callable[[], str],
-        tokenizer: Tokenizer,
         searched: Callable[[], None],
         ttl_s: float,
     ) -> None:
         """Take what it needs. `model()` names the model that answers; `searched()` is called after each search."""
         self._retriever, self._reranker, self._pages = retriever, reranker, pages
-        self._spaces, self._model, self._tokenizer, self._searched = spaces, model, tokenizer, searched
+        self._spaces, self._model, self._searched = spaces, model, searched
         self._limiter = CapacityLimiter(PAGES_AT_ONCE)
         self.rankings: LruCache[object, _Ranking] = LruCache(
             max_bytes=RANKINGS_BYTES,
@@ -73,7 +71,7 @@ class Finder:
 
         def write() -> tuple[Searched, Written]:
             searched = found if kept is not None else self._pages.weighed(found, asked.periods)
-            return searched, self._pages.write(asked, searched, names, self._tokenizer, complete=complete)
+            return searched, self._pages.write(asked, searched, names, complete=complete)
 
         searched, written = await to_thread.run_sync(write, limiter=self._limiter)
         if kept is None and not searched.note:

@@ -55,8 +55,8 @@ class Written:
 class Pages:
     """Reads what is found from the store and writes it down. Any thread may ask."""
 
-    def __init__(self, *, store: Store, learner: Learner, spaces: Callable[[], Mapping[str, int]]) -> None:
-        self._store, self._learner, self._spaces = store, learner, spaces
+    def __init__(self, *, store: Store, learner: Learner, spaces: Callable[[], Mapping[str, int]], tokenizer: Tokenizer) -> None:
+        self._store, self._learner, self._spaces, self._tokenizer = store, learner, spaces, tokenizer
 
     def weighed(self, searched: Searched, periods: Sequence[Period]) -> Searched:
         """Return what was found with what the question's dates and what is known of each memory add. Raises: StoreError."""
@@ -66,7 +66,7 @@ class Pages:
             ranking = preferred(ranking, periods, moments)
         return replace(searched, ranking=self._learner.weighed(ranking))
 
-    def write(self, asked: Asked, searched: Searched, names: Sequence[str], tokenizer: Tokenizer, *, complete: bool) -> Written:
+    def write(self, asked: Asked, searched: Searched, names: Sequence[str], *, complete: bool) -> Written:
         """Return the page that is asked for of what was found in these namespaces. Raises: StoreError."""
         query = asked.query
         unknown = self._unknown(query, searched)
@@ -78,7 +78,7 @@ class Pages:
         alone = len(query.texts) == 1 and query.detail == "concise"
         unfit = unfitting((ranked for _, ranked, _ in found), searched.ranking) if alone else ()
         page = present(
-            found, tokenizer=tokenizer, max_tokens=query.max_tokens, detail=query.detail, note=note,
+            found, tokenizer=self._tokenizer, max_tokens=query.max_tokens, detail=query.detail, note=note,
             several=len(query.namespaces) != 1, told=context.told, patterns=context.patterns, near_equal=near_equal, unfit=unfit,
         )  # fmt: skip
         cursor = cursor_at(query, end) if end < len(searched.ranking) else None

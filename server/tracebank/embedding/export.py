@@ -57,8 +57,8 @@ def export(model: str, revision: str, directory: Path, precision: str = "auto") 
     try:
         about = _export_into(partial, model, revision, origin, precision)
         former = read_about(directory, origin)
-        if about.refused and former is not None and not former.refused:
-            # What serves in another precision goes on serving.
+        if about.refused and former is not None and not former.serves(precision):
+            # It was asked for another precision, and goes on serving in that.
             raise Refused(about.refused)
         write_about(partial, origin, about)
         shutil.rmtree(directory, ignore_errors=True)
@@ -88,20 +88,21 @@ def _export_into(directory: Path, model: str, revision: str, origin: Origin, pre
 
 def _filled(directory: Path, model: str, origin: Origin, precision: str) -> Export | None:
     """Fill a skeleton that comes with the package; None where they are of another model. Raises: Exception, where it does not serve."""
-    files = Path(resolve(model))
+    files, fault = Path(resolve(model)), ""
     if precision != "fp32":
         try:
             if (about := _filled_small(directory, files, origin)) is not None:
                 return about
-        except Exception:  # as in `_export_into`; full precision may serve all the same
-            logging.getLogger(__name__).debug("the skeleton in 8 bits does not serve", exc_info=True)
+        except Exception as error:  # as in `_export_into`; full precision may serve all the same
+            fault = f", not in 8 bits: {error}"
         _empty(directory)
     skeleton = Skeleton.of(files, "fp32")
     if skeleton is None:
         return None
     skeleton.fill(files, directory / file_name("fp32"))
     shutil.copyfile(files / TOKENIZER_NAME, directory / TOKENIZER_NAME)
-    return _finished(directory, origin, skeleton.about, lambda: skeleton.expected)
+    about = replace(skeleton.about, made=skeleton.about.made + fault)
+    return _finished(directory, origin, about, lambda: skeleton.expected)
 
 
 def _filled_small(directory: Path, files: Path, origin: Origin) -> Export | None:

@@ -60,7 +60,6 @@ def load_model(settings: EmbeddingSettings, directory: Path, export: ExportTo | 
     if Path(settings.model).is_absolute() and not Path(settings.model).is_dir():
         raise ModelLoadError(f"the embedding model {settings.model} could not be loaded: there is no such directory")
     loaded, exported = _load_whole(settings, directory, export or export_in_child)
-    forget_unused(directory, origin_of(settings.model, settings.revision))
     model = shortened(loaded, settings.truncate_dim) if settings.truncate_dim else loaded
     # Half precision is not what asks for full precision, and `onnx` is not torch.
     helped = exported and settings.device == "auto" and settings.engine == "auto" and settings.precision != "fp32"
@@ -99,6 +98,7 @@ class _TorchIsBetter(Exception):
 
 def _load_exported(settings: EmbeddingSettings, name: str, directory: Path, export: ExportTo) -> EmbeddingModel:
     origin = origin_of(settings.model, settings.revision)
+    forget_unused(directory, origin)
     target = directory / origin.directory_name
     about = read_about(target, origin)
     useless: Export | None = None

@@ -61,8 +61,10 @@ def _equal(part: Array, weights: Mapping[str, Array], transposed: bool) -> str:
 
 
 def emptied(graph: onnx.GraphProto, weights: Mapping[str, Array]) -> None:
-    """Take out of a graph in full precision what is made of the weights."""
+    """Take out of a graph what is made of the weights as they are, and is still there."""
     for initializer in graph.initializer:
+        if initializer.doc_string:
+            continue
         array = numpy_helper.to_array(initializer)
         if array.nbytes > SMALL_BYTES and (made := made_of(array, weights)) is not None:
             _empty(initializer, made)
@@ -82,11 +84,7 @@ def emptied_of_8_bits(graph: onnx.GraphProto, whole: onnx.GraphProto, weights: M
         for part, initializer in parts.items():
             assert initializer is not None
             _empty(initializer, replace(made, part=part, kind=kind))
-    # Those that are as they were: biases.
-    for initializer in graph.initializer:
-        array = numpy_helper.to_array(initializer) if not initializer.doc_string else np.zeros(0)
-        if array.nbytes > SMALL_BYTES and (made := made_of(array, weights)) is not None:
-            _empty(initializer, made)
+    emptied(graph, weights)  # biases
 
 
 def _empty(initializer: onnx.TensorProto, made: Made) -> None:

@@ -85,9 +85,11 @@ class ServedVectorIndex(ChromaVectorIndex):
 
     def _wipe(self) -> None:
         # That of the beginning which failed is there; the next one connects anew.
-        self._delete_ours()
+        try:
+            self._delete_ours()
+        finally:
+            self._close_client()
         set_aside(self._directory)
-        self._close_client()
 
     def _ours(self) -> list[str]:
         return [found.name for found in guarded(self._client.list_collections) if found.name.startswith(self.prefix)]
