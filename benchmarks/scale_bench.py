@@ -34,11 +34,11 @@ from _corpus import BLOCK, CHUNKS_PER_TRACE, block_of_vectors, exact_top, questi
 from tracebank import memory
 from tracebank.chunking import text_hash
 from tracebank.engine import Engine
-from tracebank.index import ChunkKey
 from tracebank.meaning import Meaning
 from tracebank.records import Filters
 from tracebank.reporting import memory_bytes
 from tracebank.reporting import report as report_of
+from tracebank.scores import chunk_number
 from tracebank.settings import Settings, load_settings
 from tracebank.store import outbox, traces, vectors
 
@@ -151,9 +151,9 @@ async def recall(engine: Engine, chunks: int, gone: set[int], filters: Filters |
     first = await engine.store.read(lambda db: db.execute("SELECT min(id) FROM traces WHERE namespace_id = ?", (space,)).fetchone()[0])
     hits = 0
     for question, numbers in zip(asked, exact, strict=True):
-        wanted: set[ChunkKey] = {(first_row(first, gone) + int(n) // CHUNKS_PER_TRACE, int(n) % CHUNKS_PER_TRACE) for n in numbers}
+        wanted = {chunk_number(first_row(first, gone) + int(n) // CHUNKS_PER_TRACE, int(n) % CHUNKS_PER_TRACE) for n in numbers}
         found = (await asyncio.to_thread(dense.nearest, space, question, filters or Filters(), candidates)).cosines
-        hits += len(wanted & set(sorted(found, key=lambda key: -found[key])[:10]))
+        hits += len(wanted & set(found.numbers[np.argsort(-found.values)[:10]].tolist()))
     return round(hits / (10 * PROBES), 4)
 
 

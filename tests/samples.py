@@ -8,7 +8,7 @@ import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tracebank.errors import EmbeddingError
 from tracebank.index import ChromaVectorIndex, IndexedText, IndexedTrace
 from tracebank.index.chroma import guarded
 from tracebank.records import Lesson, Limits, Outcome, Trace, parse_trace
+from tracebank.scores import Scores, ordinal_of, row_of
 from tracebank.settings import EmbeddingSettings, Settings, load_settings
 from tracebank.store import Added, Store, StoredTrace, models, outbox, traces
 
@@ -201,6 +202,21 @@ class ChunkIndex:
             (int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big"))
             for key in self._index.query(namespace, tiny_vector(text), 1_500)
         }
+
+
+def by_chunk(scores: Scores) -> dict[tuple[int, int], float]:
+    """Return the scores of chunks by (row, ordinal), the best first."""
+    return {(row_of(number), ordinal_of(number)): score for number, score in by_row(scores).items()}
+
+
+def by_row(scores: Scores) -> dict[int, float]:
+    """Return the scores of traces by row, the best first."""
+    return dict(sorted(scores.by_number().items(), key=lambda item: (-item[1], item[0])))
+
+
+def keys_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the (row, ordinal) of chunks, in the same order."""
+    return [(row_of(int(number)), ordinal_of(int(number))) for number in numbers]
 
 
 def chunk_key(row: int, ordinal: int) -> bytes:

@@ -33,6 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "idle",
             "precedence",
             "blas",
+            "scores",
         }
     ),
     frozenset({"caching", "tokens", "metrics", "chunking"}),

@@ -131,7 +131,7 @@ class Compaction:
         projection = index.projection(index.pair(space).serving)
         newest = await self.store.read(lambda db: traces.newest(db, space, limit=500))
         held = await self.store.read(lambda db: vectors.of_traces(db, meaning.model_id, newest))
-        return projection is not None and len(held.keys) >= PROBES and projection.kept_of(held.matrix) < DRIFT * projection.kept
+        return projection is not None and len(held.numbers) >= PROBES and projection.kept_of(held.matrix) < DRIFT * projection.kept
 
     async def _projection(self, meaning: Meaning, space: int, dims: int | None) -> Projection | None:
         if dims is None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import WAIT_S, ChunkIndex, indexed
+from samples import WAIT_S, ChunkIndex, by_chunk, indexed
 
 from tracebank.errors import DataDirError, IndexFaultError
-from tracebank.index import ChunkKey, TantivyWordIndex
+from tracebank.index import TantivyWordIndex
 from tracebank.index.base import FORMAT_FILE, set_aside
 from tracebank.records import Filters
 
@@ -27,7 +27,7 @@ class Kind:
     """One of the indexes: how it is opened, and how all that it holds of a namespace is found."""
 
     open: Callable[[Path], Any]
-    keys: Callable[[Any, int], set[ChunkKey]]
+    keys: Callable[[Any, int], set[tuple[int, int]]]
     source: str
 
 
@@ -39,7 +39,7 @@ KINDS = {
     ),
     "tantivy": Kind(
         TantivyWordIndex,
-        lambda index, namespace: set(index.query(namespace, NOTE, 1_500, Filters()).chunks),
+        lambda index, namespace: set(by_chunk(index.query(namespace, NOTE, 1_500, Filters()).chunks)),
         "TantivyWordIndex(directory)",
     ),
 }

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from samples import indexed
+from samples import by_chunk, by_row, indexed
 
 from tracebank.index import TantivyWordIndex, WordHits
 from tracebank.index.analysis import query_terms
 from tracebank.records import Filters, Outcome
+from tracebank.scores import chunk_number, numbers_of
 
 ANYTHING = Filters()
 
@@ -30,7 +31,7 @@ def index(tmp_path: Path) -> Iterator[TantivyWordIndex]:
 
 def rows_for(index: TantivyWordIndex, question: str, filters: Filters = ANYTHING) -> list[int]:
     """Return the rows that share a word with the question, the best first."""
-    return list(index.query(1, question, 100, filters).traces)
+    return list(by_row(index.query(1, question, 100, filters).traces))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_filters_on_outcome_tags_and_time_hold_for_chunks_and_traces(index: Tant
         for row in range(1, 60)
     ]  # fmt: skip
     index.apply(1, traces, [])
-    unfiltered = index.query(1, "note", 100, ANYTHING)
+    unfiltered = index.query(1, "note", 100, ANYTHING).traces
     for filters in [
         Filters(outcomes=(Outcome.SUCCESS,)),
         Filters(outcomes=(Outcome.SUCCESS, Outcome.PARTIAL)),
@@ -115,8 +116,9 @@ def test_filters_on_outcome_tags_and_time_hold_for_chunks_and_traces(index: Tant
             and (filters.until_ms is None or trace.occurred_at_ms <= filters.until_ms)
         }
         found = index.query(1, "note", 100, filters)
-        assert found.traces == pytest.approx({row: unfiltered.traces[row] for row in wanted})
-        assert found.chunks == pytest.approx({(row, 0): unfiltered.chunks[row, 0] for row in wanted})
+        scores = {row: score for row, score in by_row(unfiltered).items() if row in wanted}
+        assert by_row(found.traces) == pytest.approx(scores)
+        assert by_chunk(found.chunks) == pytest.approx({(row, 0): score for row, score in scores.items()})
 
 
 def bm25(texts: dict[int, list[str]], terms: Sequence[str]) -> dict[int, float]:
@@ -140,17 +142,17 @@ def test_scores_are_bm25_over_the_highest_that_the_question_could_reach(index: T
     index.apply(1, [indexed(row, " ".join(words)) for row, words in texts.items()], [])
     for question in ("kiwi", "plum and fig", "nut or absent", "kiwi the plum a fig and pear or lime not nut"):
         found = index.query(1, question, 100, ANYTHING)
-        assert found.traces == pytest.approx(bm25(texts, query_terms(question)), rel=1e-4)
-        assert found.chunks == pytest.approx({(row, 0): score for row, score in found.traces.items()})
-        assert all(0 < score <= 1 for score in found.traces.values())
+        scores = by_row(found.traces)
+        assert scores == pytest.approx(bm25(texts, query_terms(question)), rel=1e-4)
+        assert by_chunk(found.chunks) == pytest.approx({(row, 0): score for row, score in scores.items()})
+        assert all(0 < score <= 1 for score in scores.values())
 
 
 def test_words_that_stand_together_in_the_question_are_found_together(index: TantivyWordIndex) -> None:
     """Of two texts with the same words, the one in which they are neighbours comes first, however many there are."""
     others = [indexed(row, f"Worker 7 handled ticket number {row}") for row in range(100, 140)]
     index.apply(1, [*others, indexed(200, "Worker 0 handled ticket number 7")], [])
-    found = index.query(1, "ticket number 7", 100, ANYTHING).traces
-    assert max(found, key=lambda row: found[row]) == 200
+    assert rows_for(index, "ticket number 7")[0] == 200
 
 
 def test_scores_stay_between_0_and_1_however_much_was_updated_and_removed(index: TantivyWordIndex) -> None:
@@ -160,18 +162,18 @@ def test_scores_stay_between_0_and_1_however_much_was_updated_and_removed(index:
         index.apply(1, [indexed(row, f"apple version{version}") for row in range(1, 59)], [])
     index.apply(1, [], list(range(1, 30)))
     found = index.query(1, "apple", 100, ANYTHING)
-    assert set(found.traces) == set(range(30, 60))
-    assert all(0 < score <= 1 for score in (*found.chunks.values(), *found.traces.values()))
+    assert set(by_row(found.traces)) == set(range(30, 60))
+    assert all(0 < score <= 1 for score in (*found.chunks.values, *found.traces.values))
 
 
 def test_a_perfect_match_scores_near_1_and_a_part_less(index: TantivyWordIndex) -> None:
     """So that scores of different questions can be compared, and fused with cosines."""
     filler = [indexed(row, f"filler{row} text about other things altogether") for row in range(10, 40)]
     index.apply(1, [indexed(1, "zebra zebra zebra zebra"), indexed(2, "zebra and a long sentence beside it"), *filler], [])
-    found = index.query(1, "zebra", 10, ANYTHING).traces
+    found = by_row(index.query(1, "zebra", 10, ANYTHING).traces)
     assert found[1] > 0.8
     assert 0.2 < found[2] < found[1]
-    assert index.query(1, "zebra giraffe", 10, ANYTHING).traces[1] < 0.6
+    assert by_row(index.query(1, "zebra giraffe", 10, ANYTHING).traces)[1] < 0.6
 
 
 def test_scoring_given_chunks_and_traces_gives_what_a_search_gives_them(index: TantivyWordIndex) -> None:
@@ -181,12 +183,13 @@ def test_scoring_given_chunks_and_traces_gives_what_a_search_gives_them(index: T
     index.apply(1, [indexed(row, *(" ".join(rng.choices(words, k=9)) for _ in range(3))) for row in range(1, 40)], [])
     for question in ("kiwi fig", "pears and rye", "oat"):
         searched = index.query(1, question, 1_000, ANYTHING)
-        keys = [*rng.sample([(row, i) for row in range(1, 40) for i in range(3)], 30), (99, 0), (1, 7)]
-        rows = [*rng.sample(range(1, 40), 15), 99]
-        scored = index.score(1, question, keys, rows)
-        assert scored.chunks == {key: score for key, score in searched.chunks.items() if key in keys}
-        assert scored.traces == {row: score for row, score in searched.traces.items() if row in rows}
-    assert index.score(1, "kiwi", [], []) == index.score(1, "", [(1, 0)], [1]) == index.score(8, "kiwi", [(1, 0)], [1]) == WordHits()
+        chunks = [*rng.sample([(row, i) for row in range(1, 40) for i in range(3)], 30), (99, 0), (1, 7)]
+        rows = numbers_of([*rng.sample(range(1, 40), 15), 99])
+        scored = index.score(1, question, numbers_of(chunk_number(*chunk) for chunk in chunks), rows)
+        assert by_chunk(scored.chunks) == {chunk: score for chunk, score in by_chunk(searched.chunks).items() if chunk in chunks}
+        assert by_row(scored.traces) == {row: score for row, score in by_row(searched.traces).items() if row in rows}
+    nothing, chunk, row = numbers_of([]), numbers_of([chunk_number(1, 0)]), numbers_of([1])
+    assert index.score(1, "kiwi", nothing, nothing) == index.score(1, "", chunk, row) == index.score(8, "kiwi", chunk, row) == WordHits()
 
 
 def test_the_best_come_first_and_no_more_than_asked_for(index: TantivyWordIndex) -> None:
@@ -194,23 +197,25 @@ def test_the_best_come_first_and_no_more_than_asked_for(index: TantivyWordIndex)
     index.apply(1, [indexed(row, *["apple " * row] * 2) for row in range(1, 9)], [])
     found = index.query(1, "apple", 3, ANYTHING)
     assert (len(found.chunks), len(found.traces)) == (3, 3)
-    assert list(found.traces.values()) == sorted(found.traces.values(), reverse=True)
+    everything = index.query(1, "apple", 100, ANYTHING)
+    assert list(by_row(found.traces).items()) == list(by_row(everything.traces).items())[:3]
 
 
 def test_a_whole_trace_is_found_by_words_that_no_chunk_has_together(index: TantivyWordIndex) -> None:
     """That is why it is indexed beside its chunks."""
     index.apply(1, [indexed(1, "apple only", "pear only"), indexed(2, "apple only", "fig only")], [])
     found = index.query(1, "apple pear", 10, ANYTHING)
-    assert found.traces[1] > found.traces[2]
-    assert max(score for (row, _), score in found.chunks.items() if row == 1) < found.traces[1]
+    traces = by_row(found.traces)
+    assert traces[1] > traces[2]
+    assert max(score for (row, _), score in by_chunk(found.chunks).items() if row == 1) < traces[1]
 
 
 def test_rows_and_chunk_numbers_of_any_size_come_back(index: TantivyWordIndex) -> None:
     """A row can be large, and a trace of 1 MiB has thousands of chunks."""
     big = 2**40
     index.apply(1, [indexed(big, *(f"note {i}" for i in range(3_000)))], [])
-    assert set(index.query(1, "note", 5_000, ANYTHING).chunks) == {(big, i) for i in range(3_000)}
-    assert set(index.query(1, "note", 5_000, ANYTHING).traces) == {big}
+    assert set(by_chunk(index.query(1, "note", 5_000, ANYTHING).chunks)) == {(big, i) for i in range(3_000)}
+    assert rows_for(index, "note") == [big]
 
 
 def test_rare_words_tell_more_than_common_ones(index: TantivyWordIndex) -> None:
@@ -230,9 +235,9 @@ def test_an_index_at_rest_is_searched_and_written_as_before(tmp_path: Path) -> N
     index.apply(1, [indexed(1, "a kiwi")], [])
     index.rest()
     index.rest()
-    assert set(index.query(1, "kiwi", 5, Filters()).traces) == {1}
+    assert set(rows_for(index, "kiwi")) == {1}
     index.apply(1, [indexed(2, "another kiwi")], [])
-    assert set(index.query(1, "kiwi", 5, Filters()).traces) == {1, 2}
+    assert set(rows_for(index, "kiwi")) == {1, 2}
     index.close()
 
 

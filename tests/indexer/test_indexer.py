@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import WAIT_S, TinyModel, everything, model_of, put, spoil, trace
+from samples import WAIT_S, TinyModel, by_chunk, everything, keys_of, model_of, put, spoil, trace
 
 from tracebank import indexer as module
 from tracebank import precedence as precedence_module
 from tracebank.embedding import EmbeddingService
 from tracebank.errors import DataDirError, IndexFaultError
-from tracebank.index import ChromaVectorIndex, ChunkKey, TantivyWordIndex
+from tracebank.index import ChromaVectorIndex, TantivyWordIndex
 from tracebank.index.base import FORMAT_FILE
 from tracebank.indexer import MAX_REBUILDS, Indexer
 from tracebank.meaning import Meaning
@@ -62,16 +62,16 @@ class Rig:
         """Wait until both indexes have all that was stored."""
         assert await self.indexer.wait(SINKS, up_to=None, timeout_s=WAIT_S)
 
-    def found(self, sink: Sink, namespace: int = 1) -> set[ChunkKey]:
+    def found(self, sink: Sink, namespace: int = 1) -> set[tuple[int, int]]:
         """Return every chunk that an index holds of a namespace."""
         if sink == "words":
-            return set(self.words.query(namespace, NOTE, 10_000, Filters()).chunks)
+            return set(by_chunk(self.words.query(namespace, NOTE, 10_000, Filters()).chunks))
         # What is there, not what an approximate search finds of it.
         ids = self.vectors._opened(self.vectors.pair(namespace).serving).collection.get(include=[])["ids"]
         keys = [bytes.fromhex(id_) for id_ in ids]
-        return set(self.store.read_now(lambda db: vectors.holders(db, namespace, keys, limit=10_000)))
+        return set(keys_of(self.store.read_now(lambda db: vectors.holders(db, namespace, keys, limit=10_000))))
 
-    async def expected(self, namespace: int = 1) -> set[ChunkKey]:
+    async def expected(self, namespace: int = 1) -> set[tuple[int, int]]:
         """Return every chunk that the store has of a namespace."""
         sql = "SELECT c.trace, c.ordinal FROM chunks c JOIN traces t ON t.id = c.trace WHERE t.namespace_id = ?"
         return set(await self.store.read(lambda db: db.execute(sql, (namespace,)).fetchall()))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
 from tracebank.index import WordHits
 from tracebank.retrieval.fusion import Fused, Missing, Ranked, by_score, fuse, merge
+from tracebank.scores import Scores, chunk_number
 
 
 def ranked(row: int, score: float, *passages: tuple[int, float]) -> Ranked:
@@ -15,10 +18,20 @@ def ranked(row: int, score: float, *passages: tuple[int, float]) -> Ranked:
     return Ranked(row=row, score=score, dense=0.0, lexical=0.0, whole=0.0, passages=passages)
 
 
+def chunks(scores: Mapping[tuple[int, int], float]) -> Scores:
+    """Return scores of chunks by (row, ordinal)."""
+    return Scores.by({chunk_number(*chunk): score for chunk, score in scores.items()})
+
+
+def hits(scores: Mapping[tuple[int, int], float] = MappingProxyType({}), traces: Mapping[int, float] = MappingProxyType({})) -> WordHits:
+    """Return what an index of words found."""
+    return WordHits(chunks(scores), Scores.by(traces))
+
+
 def test_a_score_is_the_best_chunk_the_task_once_more_and_the_whole_trace_over_the_highest() -> None:
     """(max over chunks of cosine / 2 + bm25 / 2, plus a quarter of the task's, plus bm25 of the trace / 2) / 1.75."""
-    dense = {(1, 0): 0.8, (1, 1): 0.2, (2, 0): 0.5}
-    words = WordHits(chunks={(1, 1): 0.9, (2, 0): 0.3}, traces={1: 0.6, 3: 0.9})
+    dense = chunks({(1, 0): 0.8, (1, 1): 0.2, (2, 0): 0.5})
+    words = hits({(1, 1): 0.9, (2, 0): 0.3}, {1: 0.6, 3: 0.9})
     first, second, third = fuse(dense, words)
     assert (first.row, second.row, third.row) == (1, 2, 3)
     assert first.score == pytest.approx((0.5 * 0.2 + 0.5 * 0.9 + 0.25 * 0.4 + 0.5 * 0.6) / 1.75)
@@ -30,15 +43,15 @@ def test_a_score_is_the_best_chunk_the_task_once_more_and_the_whole_trace_over_t
 
 def test_by_words_alone_the_highest_score_is_1_too() -> None:
     """What is missing must not lower what is there."""
-    (found,) = fuse(None, WordHits(chunks={(1, 0): 1.0}, traces={1: 1.0}))
+    (found,) = fuse(None, hits({(1, 0): 1.0}, {1: 1.0}))
     assert (found.score, found.dense) == (1.0, 0.0)
-    (with_meaning,) = fuse({(1, 0): 1.0}, WordHits(chunks={(1, 0): 1.0}, traces={1: 1.0}))
+    (with_meaning,) = fuse(chunks({(1, 0): 1.0}), hits({(1, 0): 1.0}, {1: 1.0}))
     assert with_meaning.score == 1.0
 
 
 def test_where_the_last_part_is_to_come_the_others_leave_room_for_it() -> None:
     """So that who is never given it needs no new score."""
-    dense, words = {(1, 0): 1.0}, WordHits(chunks={(1, 0): 1.0}, traces={1: 1.0})
+    dense, words = chunks({(1, 0): 1.0}), hits({(1, 0): 1.0}, {1: 1.0})
     (found,) = fuse(dense, words, tokens=True)
     assert found.score == pytest.approx(1.75 / 2.75)
     assert found.passages == ((0, pytest.approx(1 / 2.75)),)
@@ -46,7 +59,7 @@ def test_where_the_last_part_is_to_come_the_others_leave_room_for_it() -> None:
 
 def test_a_negative_cosine_counts_as_none() -> None:
     """Opposite in meaning is no worse than unrelated, and a score is never below 0."""
-    found = {f.row: f for f in fuse({(1, 0): -0.4, (2, 0): 0.0}, WordHits())}
+    found = {f.row: f for f in fuse(chunks({(1, 0): -0.4, (2, 0): 0.0}), WordHits())}
     assert (found[1].score, found[2].score, found[1].dense) == (0.0, 0.0, 0.0)
 
 
@@ -55,7 +68,7 @@ def test_equals_are_in_the_order_they_were_stored_and_their_passages_in_reading_
     dense = {(row, i): 0.5 for row in (3, 1, 2) for i in (2, 0, 1)}
     for _ in range(3):
         dense = dict(random.Random(1).sample(list(dense.items()), len(dense)))
-        found = fuse(dense, WordHits())
+        found = fuse(chunks(dense), WordHits())
         assert [f.row for f in found] == [1, 2, 3]
         assert [i for i, _ in found[0].passages] == [0, 1, 2]
 
@@ -65,8 +78,8 @@ def test_scores_lie_between_0_and_1_and_fall(seed: int) -> None:
     """Whatever was found."""
     rng = random.Random(seed)
     keys = [(rng.randint(1, 9), rng.randint(0, 4)) for _ in range(30)]
-    dense = {key: rng.uniform(-1, 1) for key in keys[:20]}
-    words = WordHits(chunks={key: rng.random() for key in keys[10:]}, traces={rng.randint(1, 12): rng.random() for _ in range(6)})
+    dense = chunks({key: rng.uniform(-1, 1) for key in keys[:20]})
+    words = hits({key: rng.random() for key in keys[10:]}, {rng.randint(1, 12): rng.random() for _ in range(6)})
     for found in (fuse(dense, words), fuse(None, words)):
         scores = [f.score for f in found]
         assert scores == sorted(scores, reverse=True)
@@ -93,17 +106,21 @@ def test_merging_one_or_no_ranking_only_sorts_it() -> None:
 
 def test_what_a_full_list_lacks_is_taken_for_its_lowest_score() -> None:
     """A trace that each side has in its middle may be better than who is first on one; a list that is not full is complete."""
-    dense, words = {(1, 0): 0.9, (2, 0): 0.6}, WordHits(chunks={(3, 0): 0.9, (2, 0): 0.5}, traces={3: 0.8, 2: 0.7})
-    missing = Missing.beyond(dense, words, whole=False, full=2)
+    dense, lexical, wholes = {(1, 0): 0.9, (2, 0): 0.6}, {(3, 0): 0.9, (2, 0): 0.5}, {3: 0.8, 2: 0.7}
+    missing = Missing.beyond(chunks(dense), hits(lexical, wholes), whole=False, full=2)
     assert missing == Missing(cosine=0.6, chunk=0.5, whole=0.7)
-    cut = Fused(dense, words, missing=missing)
-    exact = {**dense, (3, 0): 0.6}, WordHits(chunks={**words.chunks, (1, 0): 0.5}, traces={**words.traces, 1: 0.7})
+    cut = Fused(chunks(dense), hits(lexical, wholes), missing=missing)
+    exact = chunks({**dense, (3, 0): 0.6}), hits({**lexical, (1, 0): 0.5}, {**wholes, 1: 0.7})
     assert cut.scores == pytest.approx({f.row: f.score for f in fuse(*exact)})
-    assert Missing.beyond(dense, words, whole=True, full=3) == Missing.beyond(None, WordHits(), whole=True, full=1) == Missing()
+    assert (
+        Missing.beyond(chunks(dense), hits(lexical, wholes), whole=True, full=3)
+        == Missing.beyond(None, WordHits(), whole=True, full=1)
+        == Missing()
+    )
 
 
 def test_values_are_made_of_those_that_are_asked_for() -> None:
     """In their order, and none above a bound."""
-    fused = Fused({(1, 0): 0.9, (2, 0): 0.6, (3, 0): 0.1}, WordHits())
-    assert fused.rows == [1, 2, 3]
+    fused = Fused(chunks({(1, 0): 0.9, (2, 0): 0.6, (3, 0): 0.1}), WordHits())
+    assert list(fused.rows) == [1, 2, 3]
     assert [(f.row, f.score) for f in (fused.ranked(row, at_most=0.2) for row in (3, 1))] == [(3, fused.scores[3]), (1, 0.2)]

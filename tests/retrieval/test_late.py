@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import TinyModel, cut, model_of, put, text_of, tiny_vector, trace
+from samples import TinyModel, cut, keys_of, model_of, put, text_of, tiny_vector, trace
 
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingService, TokenVectors, Vectors, packed
@@ -78,7 +78,7 @@ def test_of_each_of_the_best_the_task_and_the_best_other_chunk_are_compared() ->
         ranked(3, 0.7)._replace(passages=((7, 0.8), (6, 0.7))),
         *(ranked(10 + i, 0.1) for i in range(READ_TRACES)),
     ]
-    keys = chunks_to_read(found)
+    keys = keys_of(chunks_to_read(found))
     assert keys[:5] == [(1, 0), (1, 4), (2, 0), (3, 0), (3, 7)]
     assert {row for row, _ in keys} == {1, 2, 3, *range(10, 10 + READ_TRACES - 3)}
 
@@ -87,7 +87,7 @@ def test_a_chunk_that_says_nothing_of_the_question_is_not_compared() -> None:
     """It fits less than a quarter as well as the best of its trace; the task is, whatever it says."""
     little = [ranked(1, 0.9)._replace(passages=((0, 0.8), (1, 0.19))), ranked(2, 0.8)._replace(passages=((0, 0.8), (1, 0.2), (2, 0.1)))]
     large = [ranked(3, 0.7)._replace(passages=((2, 0.8), (0, 0.1)))]
-    assert chunks_to_read([*little, *large]) == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 2)]
+    assert keys_of(chunks_to_read([*little, *large])) == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 2)]
 
 
 def test_those_that_are_not_compared_stay_behind() -> None:

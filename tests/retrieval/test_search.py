@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import TinyModel, cut, model_of, put, text_of, tiny_vector, trace
+from samples import TinyModel, by_chunk, by_row, cut, model_of, put, text_of, tiny_vector, trace
 
 from tracebank.chunking import text_hash, word_spans
 from tracebank.embedding import EmbeddingService
 from tracebank.errors import IndexFaultError, ModelLoadError
 from tracebank.gate import Gate
-from tracebank.index import ChromaVectorIndex, ChunkKey, IndexedTrace, TantivyWordIndex, WordHits
+from tracebank.index import ChromaVectorIndex, IndexedTrace, TantivyWordIndex, WordHits
 from tracebank.index import words as words_module
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
@@ -29,6 +29,7 @@ from tracebank.retrieval.dense import cosines
 from tracebank.retrieval.fusion import by_score, fuse, merge
 from tracebank.retrieval.questions import all_parts
 from tracebank.retrieval.scoring import EXACT_TRACES
+from tracebank.scores import numbers_of, row_of
 from tracebank.store import Store, filtering, traces, vectors
 
 pytestmark = pytest.mark.anyio
@@ -74,8 +75,7 @@ class Library:
     def _of_space(self, text: str, space: int, filters: Filters, deep: bool) -> list[Ranked]:
         rows = [row for row, value in self.spaces[space].items() if passes(value, filters)]
         found = self.store.read_now(lambda db: vectors.of_traces(db, self.model_id, rows))
-        keys: list[ChunkKey] = list(found.keys)
-        hits = self.words.score(space, text, keys, rows) if rows else WordHits()
+        hits = self.words.score(space, text, found.numbers, numbers_of(rows)) if rows else WordHits()
         return fuse(cosines(found, tiny_vector(text)) if deep else None, hits)
 
 
@@ -263,7 +263,7 @@ async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
         if passed_over:
             assert dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines
             assert read == [1]
-        assert next(iter(dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines)) == (added.row, 0)
+        assert next(iter(by_chunk(dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines))) == (added.row, 0)
         assert read == [1, 1]
     finally:
         await library.store.write(lambda db: traces.delete(db, [added.row]))
@@ -311,7 +311,7 @@ async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored
         found = dense.nearest(1, vector, filters, 10).cosines
         rows = [row for row, value in library.spaces[1].items() if passes(value, filters)]
         exact = cosines(library.store.read_now(lambda db, rows=rows: vectors.of_traces(db, library.model_id, rows)), vector)  # type: ignore[misc]
-        assert sorted(found.values()) == pytest.approx(sorted(sorted(exact.values(), reverse=True)[:10]))
+        assert sorted(found.values) == pytest.approx(sorted(exact.values)[-10:])
         assert len(asked) == 1
 
 
@@ -353,7 +353,7 @@ async def test_what_a_large_part_passes_is_not_read_whole(library: Library, monk
     assert dense is not None
     found = dense.nearest(1, tiny_vector("kiwi"), FILTERS[name], 10).cosines
     assert len(found) == 10
-    assert all(passes(library.spaces[1][row], FILTERS[name]) for row, _ in found)
+    assert all(passes(library.spaces[1][row], FILTERS[name]) for row, _ in by_chunk(found))
 
 
 async def test_what_passes_a_filter_is_held_until_the_namespace_is_written(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,25 +364,24 @@ async def test_what_passes_a_filter_is_held_until_the_namespace_is_written(libra
     dense = library.retriever(EVERYTHING).dense
     assert dense is not None
     kiwi, few = tiny_vector("kiwi"), FILTERS["few"]
-    before = dense.nearest(1, kiwi, few, EVERYTHING).cosines
-    assert dense.nearest(1, kiwi, few, EVERYTHING).cosines == pytest.approx(before, abs=1e-6)
+    before = by_chunk(dense.nearest(1, kiwi, few, EVERYTHING).cosines)
+    assert by_chunk(dense.nearest(1, kiwi, few, EVERYTHING).cosines) == pytest.approx(before, abs=1e-6)
     rows = {row for row, value in library.spaces[1].items() if passes(value, FILTERS["one"])}
-    assert {row for row, _ in dense.nearest(1, kiwi, FILTERS["one"], EVERYTHING).cosines} == rows
+    assert {row for row, _ in by_chunk(dense.nearest(1, kiwi, FILTERS["one"], EVERYTHING).cosines)} == rows
     assert len(read) == 2
     new: dict[str, Any] = {"namespace": "one", "task": "kiwi", "content": "", "lessons": (), "tags": ("rare",)}
     values = [trace(name, metadata={"approved": value}, **new) for name, value in APPROVED]
     added = await put(library.store, *values)
     try:
         await library.store.write(lambda db: vectors.put(db, library.model_id, {text_hash("kiwi"): kiwi}))
-        assert set(list(dense.nearest(1, kiwi, few, EVERYTHING).cosines)[:2]) == {(one.row, 0) for one in added}
+        assert set(list(by_chunk(dense.nearest(1, kiwi, few, EVERYTHING).cosines))[:2]) == {(one.row, 0) for one in added}
         assert len(read) == 3
         for (_, value), one in zip(APPROVED, added, strict=True):
-            assert list(dense.nearest(1, kiwi, Filters(tags=("rare",), metadata=(("approved", value),)), EVERYTHING).cosines) == [
-                (one.row, 0)
-            ]
+            approved = Filters(tags=("rare",), metadata=(("approved", value),))
+            assert list(by_chunk(dense.nearest(1, kiwi, approved, EVERYTHING).cosines)) == [(one.row, 0)]
     finally:
         await library.store.write(lambda db: traces.delete(db, [one.row for one in added]))
-    assert dense.nearest(1, kiwi, few, EVERYTHING).cosines == pytest.approx(before, abs=1e-6)
+    assert by_chunk(dense.nearest(1, kiwi, few, EVERYTHING).cosines) == pytest.approx(before, abs=1e-6)
     for forgotten, left in ((2, 1), (1, 0)):
         dense.forget([forgotten])
         assert sum(key == (1, repr(few)) for key, _, _ in dense._passed) == left
@@ -501,9 +500,9 @@ async def test_a_short_trace_that_shares_nothing_with_the_question_is_found_besi
     """Where nobody proposes it, it is scored by both indexes all the same."""
     searched = await library.retriever(10).search([QUESTIONS[0]], [1], Filters())
     proposed = library.words.query(1, QUESTIONS[0], 10, Filters())
-    index = {*proposed.traces, *(row for row, _ in proposed.chunks)}
+    index = {*by_row(proposed.traces), *(row for row, _ in by_chunk(proposed.chunks))}
     near = library.vectors.query(1, tiny_vector(QUESTIONS[0]), 10)
-    index |= {row for row, _ in library.store.read_now(lambda db: vectors.holders(db, 1, near, limit=1_000))}
+    index |= {row_of(number) for number in library.store.read_now(lambda db: vectors.holders(db, 1, near, limit=1_000))}
     new = [ranked for ranked in searched.ranking if ranked.row not in index]
     assert new
     exact = {ranked.row: ranked for ranked in library.exact([QUESTIONS[0]], [1])}

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import LIMITS, NOW_MS, cut, everything, model_of, put, tiny_vector, trace
+from samples import LIMITS, NOW_MS, cut, everything, keys_of, model_of, put, tiny_vector, trace
 
 from tracebank.chunking import text_hash
 from tracebank.records import Filters, Outcome, parse_trace
+from tracebank.scores import chunk_number, numbers_of
 from tracebank.store import Store, filtering, outbox, traces, vectors
 from tracebank.store.outbox import BULK, INTERACTIVE
 
@@ -155,14 +156,14 @@ async def test_vectors_are_kept_by_model_and_nearly_exactly(store: Store) -> Non
     model = await keep_vectors(store, *(chunk.text for chunk in cut(trace(content="a b c"))))
     other = await model_of(store, "other")
     assert await model_of(store, "tiny") == model != other
-    keys, matrix = await store.read(lambda db: vectors.of_traces(db, model, [added.row]))
-    exact = {(added.row, i): tiny_vector(chunk.text) for i, chunk in enumerate(cut(trace(content="a b c")))}
-    assert {key: float(vector @ exact[key]) for key, vector in zip(keys, matrix, strict=True)} == pytest.approx(
+    numbers, matrix = await store.read(lambda db: vectors.of_traces(db, model, [added.row]))
+    exact = {chunk_number(added.row, i): tiny_vector(chunk.text) for i, chunk in enumerate(cut(trace(content="a b c")))}
+    assert {number: float(vector @ exact[number]) for number, vector in zip(numbers.tolist(), matrix, strict=True)} == pytest.approx(
         dict.fromkeys(exact, 1.0), abs=1e-3
     )
-    assert (await store.read(lambda db: vectors.of_traces(db, other, [added.row]))).keys == []
-    some = await store.read(lambda db: vectors.of_chunks(db, model, [(added.row, 0), (added.row, 99), (7, 0)]))
-    assert some.keys == [(added.row, 0)]
+    assert (await store.read(lambda db: vectors.of_traces(db, other, [added.row]))).numbers.tolist() == []
+    asked = numbers_of(chunk_number(row, ordinal) for row, ordinal in ((added.row, 1), (added.row, 0), (added.row, 99), (7, 0)))
+    assert keys_of((await store.read(lambda db: vectors.of_chunks(db, model, asked))).numbers) == [(added.row, 0), (added.row, 1)]
 
 
 async def test_a_whole_namespace_comes_at_once_up_to_a_limit(store: Store) -> None:
@@ -172,7 +173,7 @@ async def test_a_whole_namespace_comes_at_once_up_to_a_limit(store: Store) -> No
     model = await keep_vectors(store, *(chunk.text for chunk in cut(trace(content="a b c"))))
     of_one = await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=added.chunks))
     assert of_one is not None
-    assert of_one.keys == [(added.row, i) for i in range(added.chunks)]
+    assert keys_of(of_one.numbers) == [(added.row, i) for i in range(added.chunks)]
     assert await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=added.chunks - 1)) is None
 
 
@@ -182,7 +183,7 @@ async def test_the_chunks_that_have_a_text_are_those_of_the_namespace(store: Sto
     await put(store, trace("1", task="same", content="x", namespace="other"))
     asked = [text_hash(text) for text in ("y", "same", "nobody's")]
     found = await store.read(lambda db: vectors.holders(db, 1, asked, limit=10))
-    assert list(found) == [(two.row, two.chunks - 1), (one.row, 0), (two.row, 0)]
+    assert keys_of(found) == [(two.row, two.chunks - 1), (one.row, 0), (two.row, 0)]
     assert set(found.values()) == set(asked[:2])
 
 
@@ -371,10 +372,11 @@ async def test_token_vectors_are_kept_by_chunk_and_go_with_it(store: Store) -> N
     kept = {text_hash("kept"): codes, text_hash("nobody has this"): codes}
     await store.write(lambda db: vectors.put_tokens(db, model, kept))
     assert await store.read(lambda db: vectors.with_tokens(db, model, kept)) == {text_hash("kept")}
-    found = await store.read(lambda db: vectors.tokens_of_chunks(db, model, [(added.row, 0), (added.row, 1), (99, 0)]))
-    assert {key: code.tolist() for key, code in found.items()} == {(added.row, 0): codes.tolist()}
+    first, second, nobodys = chunk_number(added.row, 0), chunk_number(added.row, 1), chunk_number(99, 0)
+    found = await store.read(lambda db: vectors.tokens_of_chunks(db, model, [first, second, nobodys]))
+    assert {number: code.tolist() for number, code in found.items()} == {first: codes.tolist()}
     await store.write(lambda db: vectors.put_tokens(db, model, {text_hash("kept"): codes[:0]}))
-    empty = await store.read(lambda db: vectors.tokens_of_chunks(db, model, [(added.row, 0)]))
-    assert empty[added.row, 0].shape == (0, 32)
+    empty = await store.read(lambda db: vectors.tokens_of_chunks(db, model, [first]))
+    assert empty[first].shape == (0, 32)
     await store.write(lambda db: traces.delete(db, [added.row]))
     assert await rows(store, "SELECT * FROM token_vectors") == []

@@ -1,6 +1,6 @@
 """The derived indexes: ChromaDB for meaning, tantivy for words. All they hold can be rebuilt from the store."""
 
-from tracebank.index.base import ChunkKey, IndexedText, IndexedTrace, VectorIndex, WordHits, WordIndex, delete_set_aside
+from tracebank.index.base import IndexedText, IndexedTrace, VectorIndex, WordHits, WordIndex, delete_set_aside
 from tracebank.index.chroma import ChromaVectorIndex
 from tracebank.index.served import ChromaServer, ServedVectorIndex
 from tracebank.index.words import TantivyWordIndex
@@ -8,7 +8,6 @@ from tracebank.index.words import TantivyWordIndex
 __all__ = [
     "ChromaServer",
     "ChromaVectorIndex",
-    "ChunkKey",
     "IndexedText",
     "IndexedTrace",
     "ServedVectorIndex",

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tracebank.errors import DataDirError
 from tracebank.index.generations import Pair
 from tracebank.records import Filters, Scalar
+from tracebank.scores import NO_SCORES, Numbers, Scores
 
 Vectors = NDArray[np.float32]
-ChunkKey = tuple[int, int]  # (row of the trace in the store, ordinal of the chunk)
 
 FORMAT_FILE = "format.json"
 
@@ -54,12 +54,11 @@ class IndexedText:
     occurred_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class WordHits:
+class WordHits(NamedTuple):
     """BM25 relative to the highest score that the query could have, 0 to 1: by chunk, and by whole trace."""
 
-    chunks: Mapping[ChunkKey, float] = field(default_factory=dict)
-    traces: Mapping[int, float] = field(default_factory=dict)
+    chunks: Scores = NO_SCORES
+    traces: Scores = NO_SCORES
 
 
 class Index(Protocol):
@@ -110,7 +109,7 @@ class WordIndex(Index, Protocol):
     def query(self, namespace: int, text: str, limit: int, filters: Filters) -> WordHits:
         """Return the best chunks and the best traces that share a word with the text. Raises: IndexFaultError."""
 
-    def score(self, namespace: int, text: str, keys: Sequence[ChunkKey], rows: Sequence[int]) -> WordHits:
+    def score(self, namespace: int, text: str, chunks: Numbers, rows: Numbers) -> WordHits:
         """Return the scores of just these chunks and traces; absent means 0. Raises: IndexFaultError."""
 
     def idf(self, namespace: int, words: Sequence[str]) -> list[float]:

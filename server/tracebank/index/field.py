@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tantivy
 
 from tracebank.index.analysis import ANALYZER, K1, STEMMED, idf, metadata_term, query_pairs, query_terms, stems_of
 from tracebank.index.base import IndexedTrace
 from tracebank.records import Filters, Outcome
+from tracebank.scores import NO_SCORES, Scores
 
 # What a pair of the question's words adds where they are neighbours, of its own BM25: enough to tell a number that is asked
 # for from the same one beside another word, however its vectors fall; half lowered one set of four.
@@ -80,11 +82,11 @@ class WordField:
             writer, self._writer = self._writer, None
             writer.wait_merging_threads()
 
-    def search(self, text: str, limit: int, restriction: Sequence[tantivy.Query]) -> dict[int, float]:
-        """Return the relative BM25 of the best documents, by number."""
+    def search(self, text: str, limit: int, restriction: Sequence[tantivy.Query]) -> Scores:
+        """Return the relative BM25 of the best documents."""
         searcher, terms = self.searcher, query_terms(text)
         if not terms or not searcher.num_docs or not limit:
-            return {}
+            return NO_SCORES
         documents = self.documents
         highest = sum(idf(documents, searcher.doc_freq("text", term)) * (K1 + 1) for term in terms)
         words = [(tantivy.Occur.Should, tantivy.Query.term_query(self.schema, "text", term, index_option="freq")) for term in terms]
@@ -97,7 +99,7 @@ class WordField:
             query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), *must])
         hits = searcher.search(query, limit=limit, count=False).hits
         numbers = searcher.fast_field_values("number", [address for _, address in hits])
-        return {int(number or 0): min(1.0, score / highest) for (score, _), number in zip(hits, numbers, strict=True)}
+        return Scores.of(numbers, np.minimum(1.0, np.array([score for score, _ in hits]) / highest))
 
     def idf(self, word: str) -> float:
         """Return the inverse document frequency of a word as it stands in a text."""

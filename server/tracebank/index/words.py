@@ -21,13 +21,12 @@ from typing import TypeVar
 from tracebank.beside import Beside
 from tracebank.errors import IndexFaultError
 from tracebank.index.analysis import WORD_PATTERN
-from tracebank.index.base import ChunkKey, IndexedTrace, WordHits, mark_directory, prepare_directory, set_aside
+from tracebank.index.base import IndexedTrace, WordHits, mark_directory, prepare_directory, set_aside
 from tracebank.index.field import WordField
 from tracebank.records import Filters
+from tracebank.scores import Numbers, Scores, chunk_number
 
 FORMAT_VERSION = 4
-# A chunk's number: the trace's row above, the ordinal in the lower bits (1 MiB of text has far fewer chunks).
-ORDINAL_BITS = 20
 # Opening a writer costs 40 ms, keeping it costs its threads: those of the namespaces written last stay open.
 MAX_WRITERS = 4
 # From here on the whole traces are searched beside the chunks: it takes milliseconds, and handing it to a thread a tenth of one.
@@ -50,7 +49,7 @@ class _Namespace:
 
     def write(self, upserts: Sequence[IndexedTrace], removals: Sequence[int]) -> None:
         rows = [trace.row for trace in upserts] + list(removals)
-        self.chunks.write(rows, [((t.row << ORDINAL_BITS) | i, text, t) for t in upserts for i, text in enumerate(t.chunks)])
+        self.chunks.write(rows, [(chunk_number(t.row, i), text, t) for t in upserts for i, text in enumerate(t.chunks)])
         self.traces.write(rows, [(t.row, t.text, t) for t in upserts])
 
     def release_writers(self) -> None:
@@ -101,17 +100,16 @@ class TantivyWordIndex:
         fields = self._open(namespace)
         return self._both(fields, lambda field: field.search(text, limit, field.restriction(filters)))
 
-    def score(self, namespace: int, text: str, keys: Sequence[ChunkKey], rows: Sequence[int]) -> WordHits:
+    def score(self, namespace: int, text: str, chunks: Numbers, rows: Numbers) -> WordHits:
         """Return the scores of these chunks and traces."""
         fields = self._open(namespace)
-        numbers = {fields.chunks: [(row << ORDINAL_BITS) | ordinal for row, ordinal in keys], fields.traces: list(rows)}
+        numbers = {fields.chunks: chunks.tolist(), fields.traces: rows.tolist()}
         return self._both(fields, lambda field: field.search(text, len(numbers[field]), field.numbered(numbers[field])))
 
-    def _both(self, fields: _Namespace, search: Callable[[WordField], dict[int, float]]) -> WordHits:
+    def _both(self, fields: _Namespace, search: Callable[[WordField], Scores]) -> WordHits:
         """Search chunks and whole traces, side by side where there are many."""
         worth = fields.traces.documents >= BESIDE_TRACES
-        chunks, traces = _guarded(lambda: self._beside.both(lambda: search(fields.chunks), lambda: search(fields.traces), worth=worth))
-        return WordHits({_key(number): score for number, score in chunks.items()}, traces)
+        return WordHits(*_guarded(lambda: self._beside.both(lambda: search(fields.chunks), lambda: search(fields.traces), worth=worth)))
 
     def idf(self, namespace: int, words: Sequence[str]) -> list[float]:
         """Return the inverse document frequency of each word among the chunks; of one that is stemmed to several, the highest."""
@@ -207,10 +205,6 @@ class TantivyWordIndex:
             if namespace not in self._namespaces:
                 self._namespaces[namespace] = _guarded(lambda: _Namespace.open(self._home(namespace)))
             return self._namespaces[namespace]
-
-
-def _key(number: int) -> ChunkKey:
-    return number >> ORDINAL_BITS, number & ((1 << ORDINAL_BITS) - 1)
 
 
 def _guarded(action: Callable[[], Result]) -> Result:

@@ -16,14 +16,14 @@ from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracebank.caching import LruCache
 from tracebank.embedding import Vectors
-from tracebank.index import ChunkKey, VectorIndex
+from tracebank.index import VectorIndex
 from tracebank.meaning import Meaning
 from tracebank.records import Filters
 from tracebank.retrieval.held import Passed, Resident
+from tracebank.scores import NO_SCORES, Numbers, Scores, row_of
 from tracebank.store import Store, filtering, traces, vectors
 from tracebank.store.vectors import Held
 
@@ -61,7 +61,7 @@ RESCORED = 2
 class Near(NamedTuple):
     """The cosines of the nearest chunks; `whole`: of all that pass the filters and have a vector."""
 
-    cosines: dict[ChunkKey, float]
+    cosines: Scores
     whole: bool
 
 
@@ -94,15 +94,15 @@ class Dense:
             self._passed.drop(lambda key: key[0] in spaces)
             self._residents.drop(lambda space: space in spaces)
 
-    def cosines(self, space: int, keys: Sequence[ChunkKey], question: Vectors) -> dict[ChunkKey, float]:
+    def cosines(self, space: int, chunks: Numbers, question: Vectors) -> Scores:
         """Return the cosines of just these chunks, where their vectors are kept."""
-        if not keys:
-            return {}
-        resident = self._resident(space, asked=True)
-        if resident.held is None:
-            return cosines(self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, keys)), question)
-        known = [key for key in keys if key in resident.places]
-        return cosines(Held(known, resident.held.matrix[[resident.places[key] for key in known]]), question)
+        if not len(chunks):
+            return NO_SCORES
+        held = self._resident(space, asked=True).held
+        if held is None:
+            return cosines(self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, chunks)), question)
+        places = np.flatnonzero(np.isin(held.numbers, chunks))
+        return cosines(Held(held.numbers[places], held.matrix[places]), question)
 
     def _resident(self, space: int, *, asked: bool = False) -> Resident:
         """Return what is held of a namespace. `asked`: this question has been here before, and what it was passed over for stays so."""
@@ -120,16 +120,16 @@ class Dense:
 
     def _read(self, space: int, version: int) -> Resident:
         held = self._store.read_now(lambda db: vectors.of_namespace(db, self.model_id, space, limit=RESIDENT_CHUNKS))
-        return Resident(version, held, len(held.keys) if held is not None else RESIDENT_CHUNKS)
+        return Resident(version, held, len(held.numbers) if held is not None else RESIDENT_CHUNKS)
 
     def _of_resident(self, space: int, resident: Resident, question: Vectors, filters: Filters, limit: int) -> Near:
         assert resident.held is not None
-        keys, matrix = resident.held
-        if not filters:
-            return _near(keys, matrix @ question if keys else np.empty(0), limit)
-        rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space))
-        places = np.flatnonzero(np.isin(resident.rows, rows)).tolist()
-        return _near([keys[i] for i in places], matrix[places] @ question if places else np.empty(0), limit)
+        numbers, matrix = resident.held
+        if filters:
+            rows = self._store.read_now(lambda db: filtering.matching(db, filters, space=space))
+            places = np.flatnonzero(np.isin(row_of(numbers), rows))
+            numbers, matrix = numbers[places], matrix[places]
+        return _near(cosines(Held(numbers, matrix), question), limit)
 
     def _query(self, space: int, question: Vectors, limit: int) -> dict[bytes, float]:
         """Return the cosines of the nearest texts, the nearest first."""
@@ -158,10 +158,9 @@ class Dense:
         with self._lock:
             passed = self._passed.get((space, repr(filters)), lambda held: held.version == version)  # true is not 1
         if passed is not None:
-            best = sorted(_top(passed.keys, passed.scores(question), RESCORED * limit))
+            best = _top(Scores(passed.numbers, passed.scores(question).astype(np.float64)), RESCORED * limit).numbers
             held = self._store.read_now(lambda db: vectors.of_chunks(db, self.model_id, best))
-            near = _near(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
-            return near._replace(whole=len(passed.keys) <= limit)
+            return _near(cosines(held, question), limit)._replace(whole=len(passed.numbers) <= limit)
         # So many have to be asked for, times how many match, that twice as many pass as are enough, where those that do lie anywhere.
         asked_matching = 2 * ENOUGH * limit * self._count(space)
         # Up to here to ask for them takes longer than to score exactly what matches.
@@ -183,7 +182,7 @@ class Dense:
                 return self._exactly(space, version, question, filters, rows, limit)
             if wanted > before:
                 passing = self._passing(space, question, filters, wanted)
-        return Near(dict(list(passing.items())[:limit]), whole=False)
+        return Near(_top(passing, limit), whole=False)
 
     def _count(self, space: int) -> int:
         """Return how many traces a namespace has, or had a minute ago: to count a third of a million takes 10 ms."""
@@ -204,21 +203,20 @@ class Dense:
                 # Not what was forgotten while it was read.
                 if self._store.versions.of([space]) == (version,):
                     self._passed.put((space, repr(filters)), passed)
-        return _near(held.keys, held.matrix @ question if held.keys else np.empty(0), limit)
+        return _near(cosines(held, question), limit)
 
-    def _passing(self, space: int, question: Vectors, filters: Filters, wanted: int) -> dict[ChunkKey, float]:
-        """Return the cosines of those of the nearest `wanted` that pass, the nearest first."""
+    def _passing(self, space: int, question: Vectors, filters: Filters, wanted: int) -> Scores:
+        """Return the cosines of those of the nearest `wanted` that pass."""
         near = self._nearest_texts(space, question, wanted)
 
-        def passing(db: sqlite3.Connection) -> dict[ChunkKey, bytes]:
+        def passing(db: sqlite3.Connection) -> dict[int, bytes]:
             holders = vectors.holders(db, space, near, limit=HOLDERS * wanted)
-            allowed = set(filtering.matching(db, filters, space=space, rows={row for row, _ in holders}))
-            return {key: text for key, text in holders.items() if key[0] in allowed}
+            allowed = set(filtering.matching(db, filters, space=space, rows={row_of(number) for number in holders}))
+            return {number: text for number, text in holders.items() if row_of(number) in allowed}
 
         texts = self._store.read_now(passing)
         scores = self._exact(space, question, {text: near[text] for text in texts.values()})
-        found = {key: scores[text] for key, text in texts.items() if text in scores}
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        return Scores.by({number: scores[text] for number, text in texts.items() if text in scores})
 
 
 def search_width(traces: int, *, short: bool) -> int:
@@ -228,25 +226,27 @@ def search_width(traces: int, *, short: bool) -> int:
     return SEARCH_WIDTH if short else 0
 
 
-def _chunks_of(db: sqlite3.Connection, space: int, found: Mapping[bytes, float], limit: int) -> dict[ChunkKey, float]:
+def _chunks_of(db: sqlite3.Connection, space: int, found: Mapping[bytes, float], limit: int) -> Scores:
     holders = vectors.holders(db, space, found, limit=HOLDERS * limit)
-    return {key: found[text] for key, text in holders.items()}
+    return Scores.by({number: found[text] for number, text in holders.items()})
 
 
-def cosines(held: Held, question: Vectors) -> dict[ChunkKey, float]:
+def cosines(held: Held, question: Vectors) -> Scores:
     """Return the cosine of each unit vector with the question's."""
-    return dict(zip(held.keys, (held.matrix @ question).tolist(), strict=True)) if held.keys else {}
+    return Scores(held.numbers, (held.matrix @ question).astype(np.float64)) if len(held.numbers) else NO_SCORES
 
 
-def _near(keys: Sequence[ChunkKey], scores: NDArray[np.floating], limit: int) -> Near:
-    return Near(_top(keys, scores, limit), whole=len(keys) <= limit)
+def _near(scores: Scores, limit: int) -> Near:
+    return Near(_top(scores, limit), whole=len(scores) <= limit)
 
 
-def _top(keys: Sequence[ChunkKey], scores: NDArray[np.floating], limit: int) -> dict[ChunkKey, float]:
-    """Return the highest scores, the highest first, those of the same in the order of the keys."""
-    best = np.flatnonzero(scores >= np.partition(scores, -limit)[-limit]) if len(scores) > limit else np.arange(len(scores))
-    best = best[np.argsort(-scores[best], kind="stable")][:limit]
-    return dict(zip([keys[i] for i in best.tolist()], scores[best].tolist(), strict=True))
+def _top(scores: Scores, limit: int) -> Scores:
+    """Return the highest scores, of the same those of the lower numbers."""
+    if len(scores) <= limit:
+        return scores
+    best = np.flatnonzero(scores.values >= np.partition(scores.values, -limit)[-limit])
+    best = np.sort(best[np.argsort(-scores.values[best], kind="stable")][:limit])
+    return Scores(scores.numbers[best], scores.values[best])
 
 
 def _bytes(_: object, held: Resident | Passed) -> int:

@@ -13,9 +13,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
-from tracebank.index import ChunkKey, WordHits
+import numpy as np
+
+from tracebank.index import WordHits
+from tracebank.scores import NO_SCORES, Numbers, Scores, ordinal_of, row_of
 
 DENSE_WEIGHT = 0.5
 LEXICAL_WEIGHT = 0.5
@@ -65,11 +69,11 @@ class Missing:
     whole: float = 0.0
 
     @classmethod
-    def beyond(cls, dense: Mapping[ChunkKey, float] | None, words: WordHits, *, whole: bool, full: int) -> Missing:
+    def beyond(cls, dense: Scores | None, words: WordHits, *, whole: bool, full: int) -> Missing:
         """Return what is missing from lists, of cosines unless they are `whole`, of words where they are cut at `full` entries."""
 
-        def least(scores: Mapping[Any, float] | None, *, cut: bool) -> float:
-            return max(0.0, min(scores.values())) if scores and cut else 0.0
+        def least(scores: Scores | None, *, cut: bool) -> float:
+            return max(0.0, float(scores.values.min())) if scores and cut else 0.0
 
         return cls(
             cosine=least(dense, cut=not whole),
@@ -82,65 +86,93 @@ NOTHING_MISSING = Missing()
 
 
 class Fused:
-    """The fused scores of traces: `rows` best first, `scores` by row. Values are made of those that are asked for.
+    """The fused scores of traces, by row, best first. Values are made of those that are asked for.
 
     Of all that two indexes propose most is never looked at, and making values of everything costs more than scoring it.
     """
 
     def __init__(
         self,
-        dense: Mapping[ChunkKey, float] | None,
+        dense: Scores | None,
         words: WordHits,
         *,
         tokens: bool = False,
-        rows: Collection[int] | None = None,
+        rows: Numbers | None = None,
         missing: Missing = NOTHING_MISSING,
     ) -> None:
         chunk = (DENSE_WEIGHT if dense is not None else 0.0) + LEXICAL_WEIGHT
         self._highest = chunk * (1 + TASK_WEIGHT) + WHOLE_WEIGHT + (TOKENS_WEIGHT if tokens else 0.0)
-        self._cosines: Mapping[ChunkKey, float] = dense or {}
-        self._words = words
-        self._chunks: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
-        cosines, lexical, wholes = self._cosines, words.chunks, words.traces
-        no_cosine, no_chunk, no_whole = missing.cosine, missing.chunk, missing.whole
-        best: dict[int, float] = {}
-        task: dict[int, float] = {}
-        for key in cosines.keys() | lexical.keys():
-            row, ordinal = key
-            if rows is None or row in rows:
-                cosine = cosines.get(key, no_cosine)
-                score = DENSE_WEIGHT * (cosine if cosine > 0.0 else 0.0) + LEXICAL_WEIGHT * lexical.get(key, no_chunk)
-                self._chunks[row].append((-score, ordinal))
-                if row not in best or score > best[row]:
-                    best[row] = score
-                if ordinal == TASK_ORDINAL:
-                    task[row] = score
-        unknown, highest = DENSE_WEIGHT * no_cosine + LEXICAL_WEIGHT * no_chunk, self._highest
-        self.scores = {
-            row: (best.get(row, unknown) + TASK_WEIGHT * task.get(row, unknown) + WHOLE_WEIGHT * wholes.get(row, no_whole)) / highest
-            for row in best.keys() | (wholes.keys() if rows is None else wholes.keys() & rows)
-        }
-        self.rows = sorted(self.scores, key=lambda row: (-self.scores[row], row))
+        self._cosines, self._words = dense or NO_SCORES, words
+        numbers, whole_rows = np.union1d(self._cosines.numbers, words.chunks.numbers), words.traces.numbers
+        if rows is not None:
+            numbers, whole_rows = numbers[np.isin(row_of(numbers), rows)], whole_rows[np.isin(whole_rows, rows)]
+        cosines = np.maximum(0.0, self._cosines.of_numbers(numbers, otherwise=missing.cosine))
+        fit = DENSE_WEIGHT * cosines + LEXICAL_WEIGHT * words.chunks.of_numbers(numbers, otherwise=missing.chunk)
+        # The chunks of a trace lie together, its task, where it is there, first.
+        firsts = np.flatnonzero(np.diff(row_of(numbers), prepend=-1))
+        with_chunks = row_of(numbers[firsts])
+        is_task = ordinal_of(numbers[firsts]) == TASK_ORDINAL
+        best = Scores(with_chunks, np.maximum.reduceat(fit, firsts) if len(firsts) else fit)
+        task = Scores(with_chunks[is_task], fit[firsts[is_task]])
+        every = np.union1d(with_chunks, whole_rows)
+        unknown = DENSE_WEIGHT * missing.cosine + LEXICAL_WEIGHT * missing.chunk
+        scores = (
+            best.of_numbers(every, otherwise=unknown)
+            + TASK_WEIGHT * task.of_numbers(every, otherwise=unknown)
+            + WHOLE_WEIGHT * words.traces.of_numbers(every, otherwise=missing.whole)
+        ) / self._highest
+        order = np.lexsort((every, -scores))
+        self.scores: dict[int, float] = dict(zip(every[order].tolist(), scores[order].tolist(), strict=True))
+        self._numbers, self._fit, self._firsts = numbers, fit, firsts
+
+    @property
+    def rows(self) -> Collection[int]:
+        """The traces, best first."""
+        return self.scores.keys()
+
+    @cached_property
+    def _told(self) -> _Told:
+        numbers, firsts = self._numbers, self._firsts
+        order = np.lexsort((numbers, -self._fit, row_of(numbers)))
+        best = numbers[order[firsts]]
+        dense = np.maximum(0.0, self._cosines.of_numbers(best, otherwise=0.0)).tolist()
+        lexical = self._words.chunks.of_numbers(best, otherwise=0.0).tolist()
+        spans = zip(firsts.tolist(), np.append(firsts, len(numbers))[1:].tolist(), dense, lexical, strict=True)
+        return _Told(
+            passages=list(zip(ordinal_of(numbers[order]).tolist(), (self._fit[order] / self._highest).tolist(), strict=True)),
+            chunks=dict(zip(row_of(best).tolist(), spans, strict=True)),
+            wholes=self._words.traces.by_number(),
+        )
 
     def ranked(self, row: int, *, at_most: float = 1.0) -> Ranked:
         """Return a trace, with no higher score than `at_most`."""
-        chunks, highest = sorted(self._chunks.get(row, ())), self._highest
-        best = (row, chunks[0][1] if chunks else -1)
-        score, dense = self.scores[row], self._cosines.get(best, 0.0)
-        # By position and from a list, because a search makes hundreds: by name and from a generator takes half as long again.
-        return Ranked(
-            row, score if score < at_most else at_most, dense if dense > 0.0 else 0.0,
-            self._words.chunks.get(best, 0.0), self._words.traces.get(row, 0.0),
-            tuple([(ordinal, -chunk / highest) for chunk, ordinal in chunks]),
-        )  # fmt: skip
+        told = self._told
+        first, end, dense, lexical = told.chunks.get(row, _NO_CHUNKS)
+        # By position, because a search makes hundreds: by name it takes half as long again.
+        return Ranked(row, min(at_most, self.scores[row]), dense, lexical, told.wholes.get(row, 0.0), tuple(told.passages[first:end]))
+
+
+class _Told(NamedTuple):
+    """What values are made of, read out of the columns at once.
+
+    `passages` are those of all traces, `chunks` tells of each trace with some where its own begin and end in them, and of the best one
+    cosine and BM25.
+    """
+
+    passages: list[tuple[int, float]]
+    chunks: dict[int, tuple[int, int, float, float]]
+    wholes: dict[int, float]
+
+
+_NO_CHUNKS = (0, 0, 0.0, 0.0)
 
 
 def fuse(
-    dense: Mapping[ChunkKey, float] | None,
+    dense: Scores | None,
     words: WordHits,
     *,
     tokens: bool = False,
-    rows: Collection[int] | None = None,
+    rows: Numbers | None = None,
     missing: Missing = NOTHING_MISSING,
 ) -> list[Ranked]:
     """Return the traces of all hits, or those of them that are in `rows`, best first.

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracebank.embedding import Vectors, unpacked
-from tracebank.index import ChunkKey
 from tracebank.retrieval.fusion import HIGHEST, TASK_ORDINAL, TOKENS_WEIGHT, Ranked, by_score
+from tracebank.scores import chunk_number
 
 # Packed token vectors, uint8 [tokens, bytes a token].
 Codes = NDArray[np.uint8]
@@ -32,9 +32,9 @@ _SHARE = TOKENS_WEIGHT / HIGHEST
 _WORD = re.compile(r"\w+")
 
 
-def chunks_to_read(ranking: Sequence[Ranked]) -> list[ChunkKey]:
-    """Return the chunks whose tokens are compared: of each of the best traces its task and its best other chunk."""
-    return [(found.row, ordinal) for found in ranking[:READ_TRACES] for ordinal in _telling(found)]
+def chunks_to_read(ranking: Sequence[Ranked]) -> list[int]:
+    """Return the numbers of the chunks whose tokens are compared: of each of the best traces its task and its best other chunk."""
+    return [chunk_number(found.row, ordinal) for found in ranking[:READ_TRACES] for ordinal in _telling(found)]
 
 
 def _telling(found: Ranked) -> list[int]:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from tracebank.beside import Beside
 from tracebank.embedding import Embedded, TokenVectors, unpacked
 from tracebank.errors import IndexFaultError, IndexUnreachableError
-from tracebank.index import ChunkKey, WordHits, WordIndex
+from tracebank.index import WordHits, WordIndex
 from tracebank.records import Filters
 from tracebank.retrieval import context, late
 from tracebank.retrieval.context import Neighbours, lifted
 from tracebank.retrieval.dense import Dense, Near
 from tracebank.retrieval.fusion import TASK_ORDINAL, Fused, Missing, Ranked, behind, by_score, fuse
+from tracebank.scores import NO_SCORES, Scores, Values, chunk_number, numbers_of, row_of
 from tracebank.store import Store, neighbours, traces, vectors
 from tracebank.store.outbox import Sink
 
@@ -90,7 +93,7 @@ class Proposed:
 
     space: int
     words: WordHits
-    dense: dict[ChunkKey, float] | None
+    dense: Scores | None
     fused: Fused
     # How much was asked for: a list of words that has so many may be cut. `whole`: of meaning nothing is.
     limit: int
@@ -106,7 +109,8 @@ class Proposed:
         """Whether the scores are exact: nothing was cut, and no vector is still to come of what they are made of."""
         if self.cut or self.dense is None:
             return not self.cut
-        return self.words.chunks.keys() <= self.dense.keys() and all((row, TASK_ORDINAL) in self.dense for row in self.fused.scores)
+        tasks = chunk_number(np.fromiter(self.fused.rows, np.int64), TASK_ORDINAL)
+        return bool(self.dense.has(self.words.chunks.numbers).all() and self.dense.has(tasks).all())
 
 
 class Scorer:
@@ -141,8 +145,8 @@ class Scorer:
         )
         dense, whole = near if near is not None else (None, True)
         missing = Missing.beyond(dense, words, whole=whole, full=limit)
-        if dense is not None and whole and not words.chunks.keys() <= dense.keys():
-            missing = replace(missing, cosine=_average(dense.values()))
+        if dense is not None and whole and not dense.has(words.chunks.numbers).all():
+            missing = replace(missing, cosine=_average(dense.values))
         fused = Fused(dense, words, tokens=dense is not None and asked.tokens is not None, missing=missing)
         return Proposed(space, words, dense, fused, limit, whole)
 
@@ -159,7 +163,7 @@ class Scorer:
         """Return what was proposed: the best scored exactly, with what neighbours lend, and word by word; the others behind."""
         of = {row: proposed for proposed in proposals for row in proposed.fused.rows}
         own = {row: score for proposed in proposals for row, score in proposed.fused.scores.items()}
-        rows = sorted(own, key=lambda row: (-own[row], row))
+        rows = list(own) if len(proposals) == 1 else sorted(own, key=lambda row: (-own[row], row))
         limit = EXACT_TRACES * max(1, sum(proposed.cut for proposed in proposals))
         near, borrowers, new = self._neighbours(asked, rows, own, beyond=limit)
         for lender, sides in near.items():
@@ -204,39 +208,39 @@ class Scorer:
         if proposed.exact:
             return [proposed.fused.ranked(row) for row in rows if row in proposed.fused.scores]
         words, dense = self._completed(asked, proposed, rows, new)
-        wanted = set(rows)
-        missing = Missing(cosine=_average([cosine for (row, _), cosine in (dense or {}).items() if row in wanted]))
+        wanted = numbers_of(rows)
+        missing = Missing(cosine=_average(dense.values[np.isin(row_of(dense.numbers), wanted)]) if dense is not None else 0.0)
         return fuse(dense, words, tokens=dense is not None and asked.tokens is not None, rows=wanted, missing=missing)
 
-    def _completed(
-        self, asked: Asked, proposed: Proposed, rows: Sequence[int], new: Mapping[int, int]
-    ) -> tuple[WordHits, dict[ChunkKey, float] | None]:
+    def _completed(self, asked: Asked, proposed: Proposed, rows: Sequence[int], new: Mapping[int, int]) -> tuple[WordHits, Scores | None]:
         """Return the scores of both kinds with what is missing: of the chunks proposed of these rows, of their tasks, of the new ones."""
         words, dense = proposed.words, proposed.dense
-        known = {*words.chunks, *(dense or ())}
-        wanted = {row for row in rows if row not in new}
-        keys = {key for key in known if key[0] in wanted} | {(row, TASK_ORDINAL) for row in wanted}
-        keys |= {(row, ordinal) for row in rows if row in new for ordinal in range(new[row])}
+        wanted = numbers_of(row for row in rows if row not in new)
+        known = np.union1d(words.chunks.numbers, (dense or NO_SCORES).numbers)
+        fresh = numbers_of(chunk_number(row, ordinal) for row in rows if row in new for ordinal in range(new[row]))
+        parts = (known[np.isin(row_of(known), wanted)], chunk_number(wanted, TASK_ORDINAL), fresh)
+        numbers = np.unique(np.concatenate(parts))
         # A list that is not full is complete: what it lacks shares no word with the question.
-        chunks = [key for key in keys if key not in words.chunks] if len(words.chunks) >= proposed.limit else []
-        wholes = [row for row in rows if row not in words.traces] if len(words.traces) >= proposed.limit else []
-        if chunks or wholes:
+        every = numbers_of(rows)
+        chunks = numbers[~words.chunks.has(numbers)] if len(words.chunks) >= proposed.limit else numbers[:0]
+        wholes = every[~words.traces.has(every)] if len(words.traces) >= proposed.limit else every[:0]
+        if len(chunks) or len(wholes):
             space = proposed.space
             more = self._faults.unless_faulty("words", lambda: self._words.score(space, asked.text, chunks, wholes), WordHits())
-            words = WordHits({**words.chunks, **more.chunks}, {**words.traces, **more.traces})
+            words = WordHits(words.chunks.joined(more.chunks), words.traces.joined(more.traces))
         if dense is not None and asked.embedded is not None and self.dense is not None:
-            lacking = [key for key in keys if key not in dense]
-            dense = {**dense, **self.dense.cosines(proposed.space, lacking, asked.embedded.vector)}
+            dense = dense.joined(self.dense.cosines(proposed.space, numbers[~dense.has(numbers)], asked.embedded.vector))
         return words, dense
 
     def _reread(self, text: str, tokens: TokenVectors, dense: Dense, best: Sequence[Ranked], of: Mapping[int, Proposed]) -> list[Ranked]:
-        keys = late.chunks_to_read(best)
-        kept = self._store.read_now(lambda db: vectors.tokens_of_chunks(db, dense.model_id, keys))
+        chunks = late.chunks_to_read(best)
+        kept = self._store.read_now(lambda db: vectors.tokens_of_chunks(db, dense.model_id, chunks))
         codes: defaultdict[int, dict[int, list[late.Codes]]] = defaultdict(dict)
-        for row, ordinal in keys:
+        for number in chunks:
+            row = row_of(number)
             own = codes[of[row].space].setdefault(row, [])
-            if (row, ordinal) in kept:
-                own.append(kept[row, ordinal])
+            if number in kept:
+                own.append(kept[number])
         question, words = unpacked(tokens.codes), late.words_of(text)
         spoken = [text[first:last] for first, last in words]
         scores: dict[int, float] = {}
@@ -247,6 +251,6 @@ class Scorer:
         return late.reread(best, scores)
 
 
-def _average(cosines: Collection[float]) -> float:
+def _average(cosines: Values) -> float:
     """Return what a text whose vector is still to come is taken for: what was just stored is not put behind all others."""
-    return sum(max(0.0, cosine) for cosine in cosines) / len(cosines) if cosines else 0.0
+    return float(np.maximum(0.0, cosines).mean()) if len(cosines) else 0.0

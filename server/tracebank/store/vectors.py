@@ -11,19 +11,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tracebank.scores import ORDINAL_BITS, Numbers
+
 Vectors = NDArray[np.float32]
-ChunkKey = tuple[int, int]  # (row of the trace, ordinal of the chunk)
 # Before the codes: how many tokens, and how many bytes each.
 _TOKENS = struct.Struct("<HH")
 _MAX_VARIABLES = 500  # SQLite's own bound was 999 for long
 # CROSS JOIN fixes the order: from the few keys outwards. Left to itself SQLite begins with all embeddings.
+_NUMBER = f"(c.trace << {ORDINAL_BITS} | c.ordinal)"
+_NUMBERED = f"json_each(?) j CROSS JOIN chunks c ON c.trace = j.value >> {ORDINAL_BITS} AND c.ordinal = j.value & {(1 << ORDINAL_BITS) - 1}"
 _EMBEDDED = "CROSS JOIN embeddings e ON e.model = ? AND e.text_hash = c.text_hash"
 
 
 class Held(NamedTuple):
-    """Chunks and their vectors, float32 [len(keys), dim]."""
+    """Chunks, by their numbers in ascending order, and their vectors, float32 [len(numbers), dim]."""
 
-    keys: Sequence[ChunkKey]
+    numbers: Numbers
     matrix: Vectors
 
 
@@ -44,10 +47,9 @@ def get(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> dict[byt
     return dict(zip(found, matrix, strict=True))
 
 
-def of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey]) -> Held:
+def of_chunks(db: sqlite3.Connection, model: int, numbers: Numbers) -> Held:
     """Return the vectors of these chunks, where they are kept."""
-    source = "json_each(?) j CROSS JOIN chunks c ON c.trace = CAST(j.value ->> 0 AS INTEGER) AND c.ordinal = CAST(j.value ->> 1 AS INTEGER)"
-    return _held(db, f"{source} {_EMBEDDED}", (json.dumps(list(keys)), model))
+    return _held(db, f"{_NUMBERED} {_EMBEDDED}", (json.dumps(numbers.tolist()), model))
 
 
 def of_traces(db: sqlite3.Connection, model: int, rows: Sequence[int]) -> Held:
@@ -59,7 +61,7 @@ def of_namespace(db: sqlite3.Connection, model: int, space: int, *, limit: int) 
     """Return the vectors of all chunks of a namespace, in order, where they are kept; None where it has more than `limit` chunks."""
     if has_chunks(db, space, limit + 1):
         return None
-    source = f"traces t CROSS JOIN chunks c ON c.trace = t.id AND t.namespace_id = ? {_EMBEDDED} ORDER BY c.trace, c.ordinal"
+    source = f"traces t CROSS JOIN chunks c ON c.trace = t.id AND t.namespace_id = ? {_EMBEDDED}"
     return _held(db, source, (space, model))
 
 
@@ -74,39 +76,37 @@ def has_chunks(db: sqlite3.Connection, space: int, number: int) -> bool:
 
 
 def _held(db: sqlite3.Connection, source: str, arguments: Sequence[object]) -> Held:
-    keys: list[ChunkKey] = []
-    raw: list[bytes] = []
-    for row, ordinal, vector in db.execute(f"SELECT c.trace, c.ordinal, e.vector FROM {source}", arguments):
-        keys.append((row, ordinal))
-        raw.append(vector)
-    return Held(keys, _matrix(raw))
+    found = db.execute(f"SELECT {_NUMBER}, e.vector FROM {source}", arguments).fetchall()
+    numbers, matrix = np.array([number for number, _ in found], np.int64), _matrix([vector for _, vector in found])
+    if np.all(numbers[1:] > numbers[:-1]):
+        return Held(numbers, matrix)
+    order = numbers.argsort()
+    return Held(numbers[order], matrix[order])
 
 
-def holders(db: sqlite3.Connection, space: int, hashes: Iterable[bytes], *, limit: int) -> dict[ChunkKey, bytes]:
+def holders(db: sqlite3.Connection, space: int, hashes: Iterable[bytes], *, limit: int) -> dict[int, bytes]:
     """Return which chunks of a namespace have these texts, in the order of the hashes, about `limit` at most.
 
     Where there are more, each text has its equal part of them: one that thousands of traces have does not crowd out the others.
     """
     wanted = list(hashes)
-    found: dict[ChunkKey, bytes] = {}
+    found: dict[int, bytes] = {}
     for i in range(0, len(wanted), _MAX_VARIABLES):
         part = wanted[i : i + _MAX_VARIABLES]
         rows = db.execute(
-            f"WITH wanted (text_hash) AS (VALUES {', '.join(['(?)'] * len(part))}) SELECT c.text_hash, c.trace, c.ordinal FROM wanted w "
+            f"WITH wanted (text_hash) AS (VALUES {', '.join(['(?)'] * len(part))}) SELECT c.text_hash, {_NUMBER} FROM wanted w "
             "CROSS JOIN chunks c ON c.text_hash = w.text_hash CROSS JOIN traces t ON t.id = c.trace AND t.namespace_id = ? LIMIT ?",
             (*part, space, limit + 1),
         )
-        found.update(((row, ordinal), h) for h, row, ordinal in rows)
+        found.update((number, h) for h, number in rows)
         if len(found) > limit:
             return _some_holders(db, space, wanted, each=max(1, limit // len(wanted)))
     return found
 
 
-def _some_holders(db: sqlite3.Connection, space: int, hashes: Sequence[bytes], *, each: int) -> dict[ChunkKey, bytes]:
-    one = (
-        "SELECT c.trace, c.ordinal FROM chunks c CROSS JOIN traces t ON t.id = c.trace AND t.namespace_id = ? WHERE c.text_hash = ? LIMIT ?"
-    )
-    return {(row, ordinal): h for h in hashes for row, ordinal in db.execute(one, (space, h, each))}
+def _some_holders(db: sqlite3.Connection, space: int, hashes: Sequence[bytes], *, each: int) -> dict[int, bytes]:
+    one = f"SELECT {_NUMBER} FROM chunks c CROSS JOIN traces t ON t.id = c.trace AND t.namespace_id = ? WHERE c.text_hash = ? LIMIT ?"
+    return {number: h for h in hashes for (number,) in db.execute(one, (space, h, each))}
 
 
 def of_texts(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> tuple[list[bytes], Vectors]:
@@ -168,17 +168,13 @@ def with_tokens(db: sqlite3.Connection, model: int, hashes: Iterable[bytes]) -> 
     }
 
 
-def tokens_of_chunks(db: sqlite3.Connection, model: int, keys: Sequence[ChunkKey]) -> dict[ChunkKey, NDArray[np.uint8]]:
-    """Return the packed token vectors of these chunks, where they are kept."""
+def tokens_of_chunks(db: sqlite3.Connection, model: int, numbers: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Return the packed token vectors of these chunks, by number, where they are kept."""
     found = db.execute(
-        "SELECT c.trace, c.ordinal, v.codes FROM json_each(?) j "
-        "CROSS JOIN chunks c ON c.trace = CAST(j.value ->> 0 AS INTEGER) AND c.ordinal = CAST(j.value ->> 1 AS INTEGER) "
-        "CROSS JOIN token_vectors v ON v.model = ? AND v.text_hash = c.text_hash",
-        (json.dumps(list(keys)), model),
+        f"SELECT j.value, v.codes FROM {_NUMBERED} CROSS JOIN token_vectors v ON v.model = ? AND v.text_hash = c.text_hash",
+        (json.dumps(list(numbers)), model),
     )
-    return {
-        (row, ordinal): np.frombuffer(raw, np.uint8, offset=_TOKENS.size).reshape(_TOKENS.unpack_from(raw)) for row, ordinal, raw in found
-    }
+    return {number: np.frombuffer(raw, np.uint8, offset=_TOKENS.size).reshape(_TOKENS.unpack_from(raw)) for number, raw in found}
 
 
 def counts(db: sqlite3.Connection, rows: Sequence[int], model: int | None, *, tokens: bool = False) -> dict[int, tuple[int, int]]:
