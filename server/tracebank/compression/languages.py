@@ -6,15 +6,12 @@ import ast
 import re
 import threading
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-from pygments.lexer import RegexLexer
-from pygments.lexers.configs import TOMLLexer
-from pygments.lexers.python import PythonLexer
-from pygments.lexers.shell import BashLexer
-
-from tracebank.compression.lexers import CLikeLexer, GoLexer, RustLexer, ScriptLexer, TextBlockLexer
+if TYPE_CHECKING:
+    from pygments.lexer import RegexLexer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,40 +19,40 @@ class Language:
     """A language, and the pattern of what its lexer may read wrongly: code that matches `doubtful` is left alone."""
 
     name: str
-    lexer: Callable[[], RegexLexer]
+    lexer_name: str
     doubtful: re.Pattern[str] | None = None
     one_line_strings: bool = False
 
+    def lexer(self) -> RegexLexer:
+        """Return a lexer. Its module is imported now: together they take 0.1 s, of which an engine that is coming up has better use."""
+        found: RegexLexer = resolve_name(self.lexer_name)()
+        return found
 
-def _language(name: str, lexer: Callable[[], RegexLexer], doubtful: str = "", one_line_strings: bool = False) -> Language:
+
+def _language(name: str, lexer_name: str, doubtful: str = "", one_line_strings: bool = False) -> Language:
     pattern = re.compile(doubtful) if doubtful else None
-    return Language(name=name, lexer=lexer, doubtful=pattern, one_line_strings=one_line_strings)
+    return Language(name=name, lexer_name=lexer_name, doubtful=pattern, one_line_strings=one_line_strings)
 
 
-def _sql_lexer() -> RegexLexer:
-    from pygments.lexers.sql import SqlLexer  # 0.1 s, of which an engine that is coming up has better use
-
-    return SqlLexer()
-
-
+_OURS, _PYGMENTS = "tracebank.compression.lexers", "pygments.lexers"
 _LANGUAGES = {
-    "python py python3 py3": _language("python", PythonLexer),
-    "c h": _language("c", CLikeLexer),
-    "cpp c++ cc cxx hpp": _language("cpp", CLikeLexer),
-    "java": _language("java", TextBlockLexer),
-    "kotlin kt": _language("kotlin", TextBlockLexer),
-    "csharp c# cs": _language("csharp", TextBlockLexer),
+    "python py python3 py3": _language("python", f"{_PYGMENTS}.python:PythonLexer"),
+    "c h": _language("c", f"{_OURS}:CLikeLexer"),
+    "cpp c++ cc cxx hpp": _language("cpp", f"{_OURS}:CLikeLexer"),
+    "java": _language("java", f"{_OURS}:TextBlockLexer"),
+    "kotlin kt": _language("kotlin", f"{_OURS}:TextBlockLexer"),
+    "csharp c# cs": _language("csharp", f"{_OURS}:TextBlockLexer"),
     # The comment above `import "C"` is C code.
-    "go golang": _language("go", GoLexer, r'import "C"'),
-    "rust rs": _language("rust", RustLexer),
+    "go golang": _language("go", f"{_OURS}:GoLexer", r'import "C"'),
+    "rust rs": _language("rust", f"{_OURS}:RustLexer"),
     # A tag may hold text such as `see // this`; the lexer is quadratic in the length of a chain such as a.b.c.
-    "javascript js mjs cjs jsx": _language("javascript", ScriptLexer, r"</|/>|[\w?.$]{200}", one_line_strings=True),
-    "typescript ts mts tsx": _language("typescript", ScriptLexer, r"</|/>|[\w?.$]{200}", one_line_strings=True),
+    "javascript js mjs cjs jsx": _language("javascript", f"{_OURS}:ScriptLexer", r"</|/>|[\w?.$]{200}", one_line_strings=True),
+    "typescript ts mts tsx": _language("typescript", f"{_OURS}:ScriptLexer", r"</|/>|[\w?.$]{200}", one_line_strings=True),
     # MySQL escapes a quote by a backslash, the standard does not; PostgreSQL quotes by $tag$.
-    "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", _sql_lexer, r"\\'|\$\w*\$"),
+    "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", f"{_PYGMENTS}.sql:SqlLexer", r"\\'|\$\w*\$"),
     # Here-documents, and defaults such as ${a:- # b}.
-    "bash sh shell": _language("bash", BashLexer, r"<<[-~]?\s*['\"\\]?\w|\$\{(?:[^}\n$]|\$(?!\{))*\s#"),
-    "toml": _language("toml", TOMLLexer, r'"""' + r"|'''"),
+    "bash sh shell": _language("bash", f"{_PYGMENTS}.shell:BashLexer", r"<<[-~]?\s*['\"\\]?\w|\$\{(?:[^}\n$]|\$(?!\{))*\s#"),
+    "toml": _language("toml", f"{_PYGMENTS}.configs:TOMLLexer", r'"""' + r"|'''"),
 }
 _BY_ALIAS = {alias: language for aliases, language in _LANGUAGES.items() for alias in aliases.split()}
 # The syntax trees before and after take 200 times the memory of their code, the tokens of any other language 70 times: 4 MB took 800 MB
