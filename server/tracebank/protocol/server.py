@@ -8,6 +8,7 @@ from typing import Any
 
 from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import server as sdk
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.server.mcpserver.resources import ResourceSecurity
 from mcp.shared.exceptions import MCPError
@@ -32,6 +33,13 @@ memory: trace://{trace_id}; open episode, to hand over: episode://{episode_id}/h
 MAX_DIGITS = 9
 
 
+def _leave_the_log(level: str = "") -> None:
+    """Do nothing: an engine has its own log, and to set up another the SDK imports rich while a client waits for its first answer."""
+
+
+sdk.configure_logging = _leave_the_log  # type: ignore[attr-defined]
+
+
 def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Session]:
     """Return a server that offers these tools. Its lifespan state is the connection's `Session`.
 
@@ -43,7 +51,6 @@ def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMidd
         version=__version__,
         instructions=INSTRUCTIONS,
         tools=list(tools),
-        log_level="WARNING",
         middleware=middleware,
     )
 
