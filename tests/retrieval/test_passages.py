@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tracebank.retrieval.passages import LONG_CHARS, pieces, pieces_of
+from tracebank.retrieval.passages import DUMP_CHARS, LONG_CHARS, pieces, pieces_of
 
 PARAGRAPH = " ".join(f"In step {i} the agent looked at file {i}.py and found what it was looking for." for i in range(60))
 
@@ -68,3 +68,10 @@ def test_pieces_are_in_order_and_apart_and_hold_what_the_chunk_holds(seed: int) 
         assert all(piece[1] > piece[0] for piece in found)
         lines = [line for line in text[start:end].split("\n")[1:-1] if line and len(line) <= LONG_CHARS]
         assert all(any(line in text[slice(*piece)] for piece in found) for line in lines)
+
+
+def test_of_a_dump_the_beginning_is_shown() -> None:
+    """A run without a blank fills a chunk with thousands of characters that say nothing."""
+    dump = "payload=" + "3fa9" * 2_000
+    assert pieces_of(dump, 0, DUMP_CHARS + 1) == [(0, LONG_CHARS)]
+    assert pieces_of(dump, 3_000, 3_000 + DUMP_CHARS) == [(3_000, 3_000 + DUMP_CHARS)]

@@ -10,7 +10,7 @@ from samples import NOW_MS, cut, trace
 
 from tracebank.records import Detail, Lesson, Outcome, Trace
 from tracebank.retrieval.fusion import Ranked
-from tracebank.retrieval.presentation import INTRODUCTION, Page, Span, present
+from tracebank.retrieval.presentation import INTRODUCTION, PATIENCE, Page, Span, present
 from tracebank.store import StoredTrace
 from tracebank.tokens import Tokenizer, Vocabulary, load_tokenizer
 
@@ -218,6 +218,16 @@ def test_the_best_passages_come_first_when_there_is_little_room() -> None:
     first = int(re.findall(r"step (\d+)", cut(value)[7].text)[0])
     of_the_best = [number for number in numbers if number >= first - 1]
     assert len(of_the_best) > 2 * (len(numbers) - len(of_the_best))
+
+
+def test_a_memory_whose_passages_find_no_room_leaves_it_to_the_others() -> None:
+    """However many it has, and all worth more."""
+    long = "\n".join(f"Step {i}: " + "q7 " * 110 for i in range(2 * PATIENCE))
+    others = [trace(f"{i}", task=f"upload number {i}", content=f"It was option {i}.", lessons=()) for i in range(3)]
+    found = found_of(trace("long", task="upload", content=long, lessons=()), *others)
+    weaker = [(stored, ranked._replace(score=ranked.score / 2), spans) for stored, ranked, spans in found[1:]]
+    page = page_of([found[0], *weaker], max_tokens=220)
+    assert [result.excerpt for result in page.results] == ["", *(other.content for other in others)]
 
 
 def test_a_small_budget_goes_to_what_was_asked_for_not_to_heads() -> None:

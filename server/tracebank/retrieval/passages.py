@@ -13,6 +13,8 @@ from tracebank.sentences import sentences
 
 # A longer line is a paragraph, and is cut into sentences; a longer sentence is cut where the chunk ends.
 LONG_CHARS = 600
+# What is longer even within a chunk is a dump (base64, hexadecimal): it would fill a page, and its beginning says what it is.
+DUMP_CHARS = 4 * LONG_CHARS
 _LINE_END = re.compile(r"\n+")
 
 
@@ -35,7 +37,7 @@ def pieces_of(text: str, start: int, end: int) -> list[tuple[int, int]]:
             if last - first > LONG_CHARS:
                 first, last = inside
             if last > first and 2 * (inside[1] - inside[0]) >= last - first:
-                found.append((first, last))
+                found.append((first, last if last - first <= DUMP_CHARS else first + LONG_CHARS))
     return found
 
 

@@ -8,6 +8,7 @@ lessons, by its first: so a small budget holds what is said about the question, 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -27,8 +28,9 @@ CONCISE_TASK_TOKENS, CONCISE_LESSON_TOKENS = 120, 160
 CONCISE_LESSONS, CONCISE_PASSAGES = 4, 8
 # A task of fewer tokens says nothing.
 LEAST_TASK_TOKENS = 5
-# So many offers in a row that find no room: what comes is worth less, and counting its tokens costs time.
-PATIENCE = 8
+# So many memories in a row of which an offer finds no room: what comes is worth less, and counting its tokens costs time. Of one
+# memory so many offers in a row: another one has shorter pieces.
+PATIENCE, PATIENCE_WITH_ONE = 8, 3
 # Patterns may have one part in so many of a budget.
 PATTERNS_SHARE = 8
 UNSHOWN_TASK_CHARS = 160
@@ -191,17 +193,20 @@ class _Filler:
     def fill(self, memories: Sequence[_Memory], patterns: Sequence[str]) -> tuple[list[_Memory], list[str]]:
         """Return the memories that are shown, best first, each with what there was room for, and the patterns."""
         patterns = self._add_patterns(patterns)
-        failures = 0
+        failures: Counter[int] = Counter()
         # Where there is no room for the best, what fits less is not shown in its place.
         without_room = len(memories) + 1
         for memory, piece in self._offers(memories):
-            if not self._any_shown and memory.number > without_room:
+            if failures[memory.number] == PATIENCE_WITH_ONE or (not self._any_shown and memory.number > without_room):
                 continue
             fits = (memory.shown or self._open(memory, piece)) and (piece is None or self._add_passage(memory, piece))
             if not self._any_shown:
                 without_room = min(without_room, memory.number)
-            failures = 0 if fits else failures + 1
-            if failures == PATIENCE:
+            if fits:
+                failures.clear()
+                continue
+            failures[memory.number] += 1
+            if len(failures) == PATIENCE:
                 break
         shown = [memory for memory in memories if memory.shown]
         return shown, patterns if shown else []
