@@ -10,6 +10,7 @@ from tracebank.answering import history
 from tracebank.answering.history import HALF_LIFE_MS, History
 from tracebank.answering.requests import Asked
 from tracebank.records import Filters, Outcome, Query
+from tracebank.retrieval.request import Place
 
 
 class Clock:
@@ -22,11 +23,11 @@ class Clock:
         return self.now_ms
 
 
-def asked(text: str, offset: int = 0, namespace: str = "default") -> Asked:
+def asked(text: str, behind: int = 0, namespace: str = "default") -> Asked:
     """Return what is asked."""
     filters = Filters(outcomes=(Outcome.SUCCESS,), tags=("a",), since_ms=7)
     query = Query(texts=(text, "too"), k=5, namespaces=(namespace,), filters=filters, max_tokens=2_000, detail="concise")
-    return Asked(query=query, offset=offset, periods=((1, 2),))
+    return Asked(query=query, place=Place(behind, behind, 0.5), periods=((1, 2),))
 
 
 def texts(known: History, limit: int = 10) -> list[str]:
@@ -66,7 +67,7 @@ def test_pages_behind_the_first_are_not_noted() -> None:
     """Who wants them asks for the first one first."""
     known = History(now_ms=Clock())
     for _ in range(3):
-        known.used(asked("more", offset=5))
+        known.used(asked("more", behind=5))
     assert len(known) == 0
 
 

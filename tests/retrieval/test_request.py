@@ -11,7 +11,8 @@ from samples import LIMITS
 
 from tracebank.errors import InputError
 from tracebank.records import Filters, Outcome, Query, parse_time
-from tracebank.retrieval.request import cursor_at, offset_of, parse_filters, parse_query
+from tracebank.retrieval import Ranked
+from tracebank.retrieval.request import BEGINNING, Place, cursor_at, parse_filters, parse_query, place_of
 from tracebank.settings import RetrievalSettings
 
 DEFAULTS = RetrievalSettings(k=7, max_tokens=700)
@@ -102,13 +103,39 @@ def test_filters_are_read_with_both_ends_of_time() -> None:
 
 def test_a_cursor_leads_to_its_place_in_the_same_query() -> None:
     """The size of a page may change on the way; what is searched may not."""
-    cursor = cursor_at(query(), 14)
-    assert offset_of(query(cursor=cursor)) == 14
-    assert offset_of(query(cursor=cursor, k=50, max_tokens=50, detail="full")) == 14
-    assert offset_of(query()) == 0
+    place = Place(14, 2**40, 0.1234)
+    cursor = cursor_at(query(), place)
+    assert place_of(query(cursor=cursor)) == place
+    assert place_of(query(cursor=cursor, k=50, max_tokens=50, detail="full")) == place
+    assert place_of(query()) == BEGINNING
     for other in ({"query": "why"}, {"namespace": "other"}, {"tags": ["a"]}, {"outcome": "success"}, {"until": "2026-01-01"}):
         with pytest.raises(InputError, match=r"^cursor: belongs to another query: send it with the same query, namespace"):
-            offset_of(query(**{**other, "cursor": cursor}))
+            place_of(query(**{**other, "cursor": cursor}))
+
+
+def ranking_of(*rows: int) -> list[Ranked]:
+    """Return traces in this order, the score of each told by its row: a tenth of it."""
+    return [Ranked(row=row, score=row / 10, dense=0.0, lexical=0.0, whole=0.0, passages=()) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("now", "left"),
+    [
+        ((9, 8, 7, 6, 5), (6, 5)),
+        ((10, 9, 8, 7, 6, 5), (6, 5)),
+        ((7, 6, 5), (6, 5)),
+        ((6, 5), (6, 5)),
+        ((10, 9, 6, 5), (6, 5)),
+        ((9, 8, 7), ()),
+        ((), ()),
+    ],
+    ids=["as before", "one more", "two forgotten", "all shown forgotten", "the last forgotten", "others forgotten", "all forgotten"],
+)
+def test_a_page_goes_on_behind_the_last_that_was_shown(now: tuple[int, ...], left: tuple[int, ...]) -> None:
+    """Whatever was stored and forgotten since; where that one is gone, behind its score."""
+    place = Place.after(ranking_of(9, 8, 7, 6, 5), 3)
+    assert tuple(found.row for found in ranking_of(*now)[place.index_in(ranking_of(*now)) :]) == left
+    assert BEGINNING.index_in(ranking_of(*now)) == 0
 
 
 def _encoded(value: object) -> str:
@@ -118,11 +145,12 @@ def _encoded(value: object) -> str:
 @pytest.mark.parametrize(
     "cursor",
     [
-        "x", "!!!!", "深い", "AAAA", _encoded(7), _encoded([7]), _encoded({}), _encoded(["7", "x"]), _encoded([0, "x"]),
-        _encoded([-5, "x"]), _encoded([1.5, "x"]), _encoded(None), "[" * 150, base64.urlsafe_b64encode(b"\xff\xfe").decode(),
+        "x", "!!!!", "深い", "AAAA", _encoded(7), _encoded([7]), _encoded({}), _encoded(["7", 1, 0.5, "x"]), _encoded([0, 1, 0.5, "x"]),
+        _encoded([-5, 1, 0.5, "x"]), _encoded([1.5, 1, 0.5, "x"]), _encoded([1, 1, "x", "x"]), _encoded([1, True, 0.5, "x"]),
+        _encoded([1, 1, 0.5]), _encoded(None), "[" * 150, base64.urlsafe_b64encode(b"\xff\xfe").decode(),
     ],
 )  # fmt: skip
 def test_a_cursor_that_is_none_of_ours_is_refused(cursor: str) -> None:
     """Whatever it holds, it is an error of the argument and says what to do."""
     with pytest.raises(InputError, match=r"^cursor: is not one that retrieve returned: .*; leave it out to start again"):
-        offset_of(query(cursor=cursor))
+        place_of(query(cursor=cursor))

@@ -29,7 +29,7 @@ from tracebank.retrieval.dense import cosines
 from tracebank.retrieval.fusion import by_score, fuse, merge
 from tracebank.retrieval.questions import all_parts
 from tracebank.retrieval.scoring import EXACT_TRACES
-from tracebank.scores import numbers_of, row_of
+from tracebank.scores import NO_SCORES, Scores, numbers_of, row_of
 from tracebank.store import Store, filtering, traces, vectors
 
 pytestmark = pytest.mark.anyio
@@ -313,6 +313,28 @@ async def test_where_asking_for_more_would_take_longer_all_that_passes_is_scored
         exact = cosines(library.store.read_now(lambda db, rows=rows: vectors.of_traces(db, library.model_id, rows)), vector)  # type: ignore[misc]
         assert sorted(found.values) == pytest.approx(sorted(exact.values)[-10:])
         assert len(asked) == 1
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_of_some_chunks_just_their_cosines_are_told(library: Library, monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    """Whether the namespace is held or read from the store; what is not there has none."""
+    monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 4_096 if held else 0)
+    dense, kiwi = library.retriever(10).dense, tiny_vector("kiwi")
+    assert dense is not None
+    everything = cosines(library.store.read_now(lambda db: vectors.of_traces(db, library.model_id, list(library.spaces[1]))), kiwi)
+    chosen = numbers_of(everything.numbers[3::7].tolist())
+    found = dense.cosines(1, numbers_of([*chosen.tolist(), 2**50]), kiwi)
+    assert found.numbers.tolist() == chosen.tolist()
+    assert found.values == pytest.approx(everything.of_numbers(chosen, otherwise=9.0), abs=1e-6)
+    assert dense.cosines(1, numbers_of([]), kiwi) == NO_SCORES
+
+
+def test_the_nearest_are_those_of_the_highest_scores_and_of_equals_the_first() -> None:
+    """In the order of their numbers, as everybody reads them."""
+    scores = Scores.by({number: (number * 7 % 5) / 10 for number in range(1, 40)})
+    best = sorted(scores.by_number(), key=lambda number: (-scores.by_number()[number], number))
+    for limit in (1, 3, 8, 9, 38, 39, 50):
+        assert dense_module._top(scores, limit).numbers.tolist() == sorted(best[:limit])
 
 
 def test_short_vectors_and_very_many_are_searched_wider() -> None:

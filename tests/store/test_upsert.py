@@ -167,14 +167,17 @@ async def test_vectors_are_kept_by_model_and_nearly_exactly(store: Store) -> Non
 
 
 async def test_a_whole_namespace_comes_at_once_up_to_a_limit(store: Store) -> None:
-    """One that is larger is not read at all."""
-    (added,) = await put(store, trace(content="a b c"))
+    """By the number of the chunk, whenever its trace happened; one that is larger is not read at all."""
+    values = [trace(f"{i}", task=f"task {i}", content="a b c", occurred_at_ms=1_000 - i) for i in range(5)]
+    added = await put(store, *values)
     await put(store, trace(content="a b c", namespace="other"))
-    model = await keep_vectors(store, *(chunk.text for chunk in cut(trace(content="a b c"))))
-    of_one = await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=added.chunks))
+    texts = {chunk_number(one.row, i): chunk.text for one, value in zip(added, values, strict=True) for i, chunk in enumerate(cut(value))}
+    model = await keep_vectors(store, *texts.values())
+    of_one = await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=len(texts)))
     assert of_one is not None
-    assert keys_of(of_one.numbers) == [(added.row, i) for i in range(added.chunks)]
-    assert await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=added.chunks - 1)) is None
+    assert of_one.numbers.tolist() == sorted(texts)
+    assert of_one.matrix == pytest.approx(np.stack([tiny_vector(texts[number]) for number in sorted(texts)]), abs=1e-3)
+    assert await store.read(lambda db: vectors.of_namespace(db, model, 1, limit=len(texts) - 1)) is None
 
 
 async def test_the_chunks_that_have_a_text_are_those_of_the_namespace(store: Store) -> None:

@@ -19,7 +19,7 @@ from tracebank.retrieval import Page, Ranked, Searched, present
 from tracebank.retrieval.dates import Period, preferred
 from tracebank.retrieval.duplicates import Distinct
 from tracebank.retrieval.presentation import Span
-from tracebank.retrieval.request import cursor_at
+from tracebank.retrieval.request import Place, cursor_at
 from tracebank.store import Store, StoredTrace, traces, vectors
 from tracebank.tokens import Tokenizer
 
@@ -72,7 +72,7 @@ class Pages:
         unknown = self._unknown(query, searched)
         behind = "" if complete else "your latest traces are still being indexed"
         note = "; ".join(part for part in (searched.note, behind, unknown) if part)
-        found, near_equal, end = self._load(searched.ranking, asked.offset, query.k)
+        found, near_equal, end = self._load(searched.ranking, asked.place.index_in(searched.ranking), query.k)
         context = self._learner.context([stored.row for stored, _, _ in found])
         # Of several questions each has a best of its own; whoever wants everything gets it.
         alone = len(query.texts) == 1 and query.detail == "concise"
@@ -81,7 +81,7 @@ class Pages:
             found, tokenizer=self._tokenizer, max_tokens=query.max_tokens, detail=query.detail, note=note,
             several=len(query.namespaces) != 1, told=context.told, patterns=context.patterns, near_equal=near_equal, unfit=unfit,
         )  # fmt: skip
-        cursor = cursor_at(query, end) if end < len(searched.ranking) else None
+        cursor = cursor_at(query, Place.after(searched.ranking, end)) if end < len(searched.ranking) else None
         answer = Retrieved(page=page, namespaces=tuple(names), dense=searched.dense, note=note, next_cursor=cursor)
         return Written(answer=answer, unknown=bool(unknown))
 

@@ -11,7 +11,7 @@ from typing import Any
 from tracebank.caching import LruCache
 from tracebank.records import Limits, Query
 from tracebank.retrieval.dates import Period, periods_in
-from tracebank.retrieval.request import offset_of, parse_query
+from tracebank.retrieval.request import Place, parse_query, place_of
 from tracebank.settings import RetrievalSettings
 
 DAY_MS = 86_400_000
@@ -24,7 +24,7 @@ class Asked:
     """A query, where its page begins, and the periods that its words name: "yesterday" is another one tomorrow."""
 
     query: Query
-    offset: int
+    place: Place
     periods: tuple[Period, ...]
     # In Python 1 and true are equal, and as a value of metadata they are not.
     kinds: tuple[type, ...] = field(init=False)
@@ -63,7 +63,7 @@ class Requests:
         if (known := self._read.get(key)) is not None:
             return known
         query = parse_query(raw, limits=self._limits, defaults=self._defaults, namespace=namespace)
-        asked = Asked(query=query, offset=offset_of(query), periods=tuple(periods_in("\n".join(query.texts), now_ms)))
+        asked = Asked(query=query, place=place_of(query), periods=tuple(periods_in("\n".join(query.texts), now_ms)))
         self._read.put(key, asked)
         return asked
 

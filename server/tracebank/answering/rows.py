@@ -10,18 +10,19 @@ from tracebank.answering.pages import Retrieved
 from tracebank.answering.requests import Asked
 from tracebank.records import Filters, Outcome, Query
 from tracebank.retrieval.presentation import Page, Result
+from tracebank.retrieval.request import Place
 
 
 def asked_row(asked: Asked) -> dict[str, Any]:
     """Return the row of what is asked."""
-    return {"query": {**_row(asked.query), "filters": _row(asked.query.filters)}, "offset": asked.offset, "periods": asked.periods}
+    return {"query": {**_row(asked.query), "filters": _row(asked.query.filters)}, "place": asked.place, "periods": asked.periods}
 
 
 def asked_of(row: Mapping[str, Any]) -> Asked:
     """Return what a row says is asked. Raises: TypeError, ValueError, KeyError."""
     filters = Filters(**{**_values(row["query"]["filters"]), "outcomes": tuple(Outcome(o) for o in row["query"]["filters"]["outcomes"])})
     query = Query(**{**_values(row["query"]), "filters": filters})
-    return Asked(query=query, offset=row["offset"], periods=tuple((first, behind) for first, behind in row["periods"]))
+    return Asked(query=query, place=Place(*row["place"]), periods=tuple((first, behind) for first, behind in row["periods"]))
 
 
 def answer_row(answer: Retrieved) -> dict[str, Any]:

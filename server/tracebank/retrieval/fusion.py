@@ -86,9 +86,9 @@ NOTHING_MISSING = Missing()
 
 
 class Fused:
-    """The fused scores of traces, by row, best first. Values are made of those that are asked for.
+    """The fused scores of traces, by row, best first. A `Ranked` is made of those that are asked for.
 
-    Of all that two indexes propose most is never looked at, and making values of everything costs more than scoring it.
+    Of all that two indexes propose most is never looked at, and making one of everything costs more than scoring it.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class Fused:
         numbers, whole_rows = np.union1d(self._cosines.numbers, words.chunks.numbers), words.traces.numbers
         if rows is not None:
             numbers, whole_rows = numbers[np.isin(row_of(numbers), rows)], whole_rows[np.isin(whole_rows, rows)]
-        cosines = np.maximum(0.0, self._cosines.of_numbers(numbers, otherwise=missing.cosine))
+        # `fmax`: what is no number counts as nothing, and not as the best of all.
+        cosines = np.fmax(0.0, self._cosines.of_numbers(numbers, otherwise=missing.cosine))
         fit = DENSE_WEIGHT * cosines + LEXICAL_WEIGHT * words.chunks.of_numbers(numbers, otherwise=missing.chunk)
         # The chunks of a trace lie together, its task, where it is there, first.
         firsts = np.flatnonzero(np.diff(row_of(numbers), prepend=-1))
@@ -135,7 +136,7 @@ class Fused:
         numbers, firsts = self._numbers, self._firsts
         order = np.lexsort((numbers, -self._fit, row_of(numbers)))
         best = numbers[order[firsts]]
-        dense = np.maximum(0.0, self._cosines.of_numbers(best, otherwise=0.0)).tolist()
+        dense = np.fmax(0.0, self._cosines.of_numbers(best, otherwise=0.0)).tolist()
         lexical = self._words.chunks.of_numbers(best, otherwise=0.0).tolist()
         spans = zip(firsts.tolist(), np.append(firsts, len(numbers))[1:].tolist(), dense, lexical, strict=True)
         return _Told(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 from tracebank.errors import InputError
 from tracebank.records import (
@@ -26,6 +26,7 @@ from tracebank.records import (
     parse_time,
     shown,
 )
+from tracebank.retrieval.fusion import Ranked
 from tracebank.settings import RetrievalSettings
 
 FIELDS = ("query", "k", "namespace", "outcome", "tags", "since", "until", "metadata", "max_tokens", "detail", "cursor")
@@ -93,24 +94,54 @@ def _fingerprint(query: Query) -> str:
     return hashlib.blake2b(what.encode("utf-8", "backslashreplace"), digest_size=6).hexdigest()
 
 
-def cursor_at(query: Query, offset: int) -> str:
-    """Return the cursor of the page of this query that begins at `offset`."""
-    return base64.urlsafe_b64encode(json.dumps([offset, _fingerprint(query)]).encode()).decode()
+class Place(NamedTuple):
+    """Where a page begins: behind so many of a ranking, of which the last was the trace in `row`, with this score.
+
+    What is stored and forgotten between two pages moves the others: the last one shown tells where to go on.
+    """
+
+    behind: int
+    row: int
+    score: float
+
+    @classmethod
+    def after(cls, ranking: Sequence[Ranked], behind: int) -> Place:
+        """Return the place behind so many of a ranking, at least one."""
+        last = ranking[behind - 1]
+        return cls(behind, last.row, round(float(last.score), 4))
+
+    def index_in(self, ranking: Sequence[Ranked]) -> int:
+        """Return where in a ranking, which may have changed, what has not been shown begins."""
+        if self.behind <= len(ranking) and (not self.behind or ranking[self.behind - 1].row == self.row):
+            return self.behind
+        for index, found in enumerate(ranking, 1):
+            if found.row == self.row:
+                return index
+        # It was forgotten, or is not among the best any more.
+        return next((index for index, found in enumerate(ranking) if round(found.score, 4) < self.score), len(ranking))
 
 
-def offset_of(query: Query) -> int:
+BEGINNING = Place(0, 0, 1.0)
+
+
+def cursor_at(query: Query, place: Place) -> str:
+    """Return the cursor of the page of this query that begins there."""
+    return base64.urlsafe_b64encode(json.dumps([*place, _fingerprint(query)], separators=(",", ":")).encode()).decode()
+
+
+def place_of(query: Query) -> Place:
     """Return where the page asked for begins. Raises: InputError for a cursor of another query, or of nobody."""
     if query.cursor is None:
-        return 0
+        return BEGINNING
     try:
-        offset, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
-        valid = isinstance(offset, int) and offset > 0
+        *place, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
+        valid = [type(part) for part in place] == [int, int, float] and place[0] > 0
     except (ValueError, TypeError):
-        valid, fingerprint = False, ""
+        valid, place, fingerprint = False, [], ""
     if not valid:
         raise InputError("cursor", f"is not one that retrieve returned: {shown(query.cursor)}; leave it out to start again")
     if fingerprint != _fingerprint(query):
         raise InputError(
             "cursor", "belongs to another query: send it with the same query, namespace, outcome, tags, since, until and metadata"
         )
-    return int(offset)
+    return Place(*place)

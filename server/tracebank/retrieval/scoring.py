@@ -253,4 +253,4 @@ class Scorer:
 
 def _average(cosines: Values) -> float:
     """Return what a text whose vector is still to come is taken for: what was just stored is not put behind all others."""
-    return float(np.maximum(0.0, cosines).mean()) if len(cosines) else 0.0
+    return float(np.fmax(0.0, cosines).mean()) if len(cosines) else 0.0
