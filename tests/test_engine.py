@@ -30,7 +30,7 @@ from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, 
 from tracebank.forgetting import forget
 from tracebank.locking import LOCK_NAME
 from tracebank.records import Limits, parse_trace
-from tracebank.retrieval import duplicates
+from tracebank.retrieval import duplicates, scoring
 from tracebank.settings import load_settings
 from tracebank.store import Store, outbox, traces, vectors
 
@@ -253,6 +253,48 @@ async def test_namespaces_are_isolated(tmp_path: Path, tiny: TinyModel) -> None:
         assert stored.trace.namespace == "guest"
         assert await engine.trace("t", engine.session("third")) is None
         assert await engine.trace("absent", guest) is None
+
+
+async def test_a_page_goes_on_where_the_last_one_ended_whatever_was_written_since(tmp_path: Path, tiny: TinyModel) -> None:
+    """Nothing that was there all the time is told twice or never."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(20):
+            # Days apart: neighbours lend, and those who are left behind by the forgotten stand elsewhere.
+            await engine.add({"task": f"upload number {i}", "trace_id": f"{i}", "occurred_at": f"2026-01-{i + 1:02}"}, session)
+        await settled(engine)
+        everything = ids(await engine.retrieve({"query": "upload number", "k": 50}, session))
+        page = await engine.retrieve({"query": "upload number", "k": 4}, session)
+        await forget(engine, trace_ids=ids(page)[:2], dry_run=False)
+        await engine.add({"task": "upload number", "trace_id": "best"}, session)
+        await settled(engine)
+        seen = ids(page)
+        while page.next_cursor is not None:
+            page = await engine.retrieve({"query": "upload number", "k": 4, "cursor": page.next_cursor}, session)
+            seen += ids(page)
+        assert sorted(seen) == sorted(everything)
+
+
+async def test_where_more_match_than_are_told_the_last_page_says_so(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wants all with a tag must not take it for everything."""
+    monkeypatch.setattr(scoring, "FOUND_TRACES", 20)
+    monkeypatch.setattr(scoring, "EXACT_TRACES", 10)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(60):
+            await engine.add({"task": f"upload number {i}", "trace_id": f"{i}", "tags": ["few"] * (i < 3)}, session)
+        await settled(engine)
+        first = await engine.retrieve({"query": "upload", "k": 15}, session)
+        assert (len(ids(first)), first.note) == (15, "")
+        last = await engine.retrieve({"query": "upload", "k": 50, "cursor": first.next_cursor}, session)
+        told = 15 + len(ids(last))
+        assert 20 <= told < 60
+        assert (last.next_cursor, last.note) == (None, f"only the best {told} are told: narrow the question for others")
+        assert f"({last.note})" in last.page.text
+        few = await engine.retrieve({"query": "upload", "k": 50, "tags": ["few"]}, session)
+        assert (len(ids(few)), few.note) == (3, "")
 
 
 async def test_pages_follow_each_other_without_overlap_to_the_end(tmp_path: Path, tiny: TinyModel) -> None:

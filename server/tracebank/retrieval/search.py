@@ -32,10 +32,14 @@ LOADING = "the embedding model is still loading"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """A ranking, and how it was come by: `dense` tells whether meaning took part, by which `model`, `note` why it did not."""
+    """A ranking, and how it was come by: `dense` tells whether meaning took part, by which `model`, `note` why it did not.
+
+    `cut`: there may be more than is told.
+    """
 
     ranking: tuple[Ranked, ...]
     dense: bool
+    cut: bool = False
     model: str = ""
     note: str = ""
 
@@ -118,12 +122,13 @@ class Retriever:
             found = await asyncio.gather(*(self._search_for(Asked(text, questions.get(text), filters), namespaces) for text in texts))
         if self._faults:
             note = self._faults.note
-        ranking = merge([ranking for ranking, _ in found])
-        dense = bool(questions) and all(deep for _, deep in found)
-        return Searched(ranking=tuple(ranking), dense=dense, model=model if dense else "", note=note)
+        ranking = merge([ranking for ranking, _, _ in found])
+        dense = bool(questions) and all(deep for _, deep, _ in found)
+        cut = any(cut for _, _, cut in found)
+        return Searched(ranking=tuple(ranking), dense=dense, cut=cut, model=model if dense else "", note=note)
 
-    async def _search_for(self, asked: Asked, namespaces: Sequence[int]) -> tuple[list[Ranked], bool]:
-        """Return the ranking for one question, and whether meaning took part everywhere."""
+    async def _search_for(self, asked: Asked, namespaces: Sequence[int]) -> tuple[list[Ranked], bool, bool]:
+        """Return the ranking for one question, whether meaning took part everywhere, and whether there may be more."""
         in_thread = partial(to_thread.run_sync, limiter=self._limiter)
         if len(namespaces) == 1:
             ranking, proposals = await in_thread(self._scorer.search, asked, namespaces)
@@ -133,7 +138,8 @@ class Retriever:
             shared = await asyncio.gather(*(in_thread(self._scorer.propose, asked, share) for share in shares))
             proposals = [proposed for share in shared for proposed in share]
             ranking = await in_thread(self._scorer.ranked, asked, proposals) if proposals else []
-        return ranking, all(proposed.dense is not None for proposed in proposals)
+        cut = any(proposed.cut for proposed in proposals) or len(ranking) < sum(len(proposed.fused.rows) for proposed in proposals)
+        return ranking, all(proposed.dense is not None for proposed in proposals), cut
 
     async def _embed(self, texts: Sequence[str]) -> tuple[dict[str, Embedded], str]:
         if self._embedding.error is not None:
