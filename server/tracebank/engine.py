@@ -32,7 +32,7 @@ from tracebank.compression import Compressed
 from tracebank.compressor import Compressor
 from tracebank.embedding import CrossEncoderModel, EmbeddingService, ModelTokens
 from tracebank.erasing import Eraser
-from tracebank.errors import DataDirError
+from tracebank.errors import DataDirError, InputError
 from tracebank.gate import Gate
 from tracebank.idle import Idle
 from tracebank.index import TantivyWordIndex, VectorIndex
@@ -56,7 +56,7 @@ from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.precedence import Precedence
 from tracebank.reasoning import Listener, Reasoned, Reasoner
-from tracebank.records import Filters, Limits, Trace, parse_trace
+from tracebank.records import Filters, Limits, Trace, parse_trace, shown
 from tracebank.retrieval import Page, Reranker, Retriever
 from tracebank.semantics import Semantics
 from tracebank.settings import Settings
@@ -312,10 +312,19 @@ class Engine:
 
     # -- storing ------------------------------------------------------------------------------------------------
 
+    def read_trace(self, raw: Mapping[str, Any], session: Session) -> Trace:
+        """Return the trace that is to be stored. Raises: InputError."""
+        trace = parse_trace(raw, limits=self.limits, namespace=session.namespace, trace_id=new_trace_id())
+        episode = self.learner.episodes.step_log.open.get(trace.trace_id)
+        if episode is not None and episode.namespace == trace.namespace:
+            # Its own trace will have that id, and would take this one's place.
+            raise InputError("trace_id", f"{shown(trace.trace_id)} is an open episode: end it with complete_episode, or leave trace_id out")
+        return trace
+
     async def add(self, raw: Mapping[str, Any], session: Session) -> AddedTrace:
         """Store one trace; it is on disk when this returns. Raises: InputError, StoreError."""
         with self.metrics.timed("add_trace"):
-            trace = parse_trace(raw, limits=self.limits, namespace=session.namespace, trace_id=new_trace_id())
+            trace = self.read_trace(raw, session)
             added, tokens = await self.intake.add(trace)
         self.asking.wrote(session, added.seq)
         indexed = added.seq is None and not await self.store.read(lambda db: outbox.is_waiting(db, added.row))

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 from tracebank.answering import Asked
-from tracebank.engine import Engine, Session, new_trace_id
+from tracebank.engine import Engine, Session
 from tracebank.errors import InputError, SettingsError
 from tracebank.forgetting import forget as forget_traces
-from tracebank.records import Trace, check_id, parse_trace, shown
+from tracebank.records import Trace, check_id, shown
 from tracebank.reporting import examine, keys_missing, report
 from tracebank.settings import Settings, load_settings
 from tracebank.store import lesson_groups, outbox, traces
@@ -60,7 +60,7 @@ def _parse_line(line: str, session: Session, namespace: str | None) -> Trace:
         raise InputError("line", f"must be a JSON object, not {shown(raw)}")
     if namespace is not None:
         raw["namespace"] = namespace
-    return parse_trace(raw, limits=session.engine.limits, namespace=session.namespace, trace_id=new_trace_id())
+    return session.engine.read_trace(raw, session)
 
 
 async def wait_indexed(session: Session) -> Events:

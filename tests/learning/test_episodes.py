@@ -15,6 +15,7 @@ from samples import WAIT_S, TinyModel, settings_of, settled
 from tracebank.engine import Engine, Session
 from tracebank.errors import InputError, StoreFullError
 from tracebank.learning import Attempt, Episode, Episodes, Reflection
+from tracebank.operations import import_lines
 from tracebank.records import Lesson, parse_trace
 from tracebank.store import episodes, patterns, traces
 
@@ -200,6 +201,19 @@ async def test_a_completed_episode_is_a_trace_like_any_other(engine: Engine, ses
     assert [result.trace_id for result in found.page.results] == [completed.trace_id]
     row = json.loads(json.dumps(trace.as_json()))
     assert parse_trace(row, limits=engine.limits, namespace="x", trace_id="x") == trace
+
+
+async def test_the_id_of_an_open_episode_is_kept_for_its_own_memory(engine: Engine, session: Session) -> None:
+    """What is stored under it would be replaced without a word; in another namespace it is another memory's."""
+    episode_id = await episode_of(session, GOOD)
+    own = {"trace_id": episode_id, "task": "Mine"}
+    problem = f"trace_id: '{episode_id}' is an open episode: end it with complete_episode, or leave trace_id out"
+    with pytest.raises(InputError, match=f"^{problem}$"):
+        await engine.add(own, session)
+    assert [event async for event in import_lines(session, [(7, json.dumps(own))])] == [{"stored": 0, "new": 0, "errors": [[7, problem]]}]
+    assert (await engine.add({**own, "namespace": "other"}, session)).status == "created"
+    await complete(session, episode_id)
+    assert (await engine.add(own, session)).status == "updated"
 
 
 async def test_what_the_caller_says_wins(engine: Engine, session: Session) -> None:
