@@ -378,11 +378,18 @@ class Engine:
             self.background.spawn(f"repair of {sink}", partial(self.indexer.repair, sink, fault))
 
     async def trace(self, trace_id: str, session: Session) -> StoredTrace | None:
-        """Return a trace by its id: from the session's namespace, else from the only other one that has it."""
+        """Return a trace by its id: from the session's namespace, else from the only other one that has it.
+
+        Raises: InputError where several others do.
+        """
         rows = await self.store.read(lambda db: traces.rows_of(db, [trace_id], [session.namespace]) or traces.rows_of(db, [trace_id]))
-        if len(rows) != 1:
-            return None
-        return (await self.store.read(lambda db: traces.load(db, rows))).get(rows[0])
+        found = list((await self.store.read(lambda db: traces.load(db, rows))).values())
+        if len(found) > 1:
+            names = ", ".join(sorted(shown(stored.trace.namespace) for stored in found))
+            raise InputError(
+                "trace_id", f"{shown(trace_id)} is in the namespaces {names}: call retrieve with the one that is meant, and detail full"
+            )
+        return found[0] if found else None
 
     async def _similar(self, task: str, namespace: str) -> list[tuple[int, float]]:
         """Return the traces whose best passage is most like a task, with how like it is, 0 to 1."""

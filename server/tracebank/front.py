@@ -46,6 +46,9 @@ def main() -> None:
         from tracebank.cli import app
 
         app()
+    elif wrong := _wrong_place():
+        print(f"tracebank: {wrong}", file=sys.stderr)
+        sys.exit(2)
     elif os.environ.get("TRACEBANK_ENGINE") == "in-process":
         from tracebank import blas
 
@@ -57,6 +60,14 @@ def main() -> None:
         code = Front(default_data_dir(), sys.stdin.buffer, sys.stdout.buffer).run()
         # The other thread may be blocked for good on a client that does not read.
         os._exit(code)
+
+
+def _wrong_place() -> str:
+    """Return what is wrong with the variables that only say where the engine runs: a typo must not start another kind of engine."""
+    for name, known in (("TRACEBANK_ENGINE", ("shared", "in-process")), (link.TRANSPORT_VARIABLE, ("unix", "tcp"))):
+        if os.environ.get(name, "") not in ("", *known):
+            return f"{name} must be one of {', '.join(known)}, or not set, not {os.environ[name]!r}"
+    return ""
 
 
 class Front:

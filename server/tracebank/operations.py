@@ -109,7 +109,7 @@ async def search(session: Session, arguments: Mapping[str, Any]) -> Events:
     results = [
         {
             name: getattr(r, name)
-            for name in ("trace_id", "score", "outcome", "task", "lessons", "excerpt", "tags", "namespace", "occurred_at")
+            for name in ("trace_id", "score", "outcome", "task", "lessons", "excerpt", "tags", "namespace", "occurred_at", "near_equal")
         }
         for r in found.page.results
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -183,7 +184,7 @@ def given(raw: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def check_text(name: str, value: object, *, min_chars: int = 0, max_chars: int) -> str:
+def check_text(name: str, value: object, *, min_chars: int = 0, max_chars: int = sys.maxsize) -> str:
     """Return `value` if it is well-formed text within the limits. Raises: InputError."""
     if not isinstance(value, str):
         raise InputError(name, f"must be a string, not {kind(value)}")
@@ -200,8 +201,7 @@ def check_text(name: str, value: object, *, min_chars: int = 0, max_chars: int) 
 
 def check_size(name: str, value: object, *, max_bytes: int) -> str:
     """Return `value` if it is well-formed text of at most so many bytes. Raises: InputError."""
-    # Characters bound the bytes from below, so this never encodes an absurdly long text.
-    text = check_text(name, value, max_chars=max_bytes)
+    text = check_text(name, value)
     size = len(text.encode())
     if size > max_bytes:
         raise InputError(name, f"must be at most {max_bytes:,} bytes of UTF-8, not {size:,}: shorten it")
@@ -265,6 +265,9 @@ def check_fraction(name: str, value: object, *, low_open: bool = False) -> float
     return float(value)
 
 
+_LEAP_SECOND = re.compile(r"(?<=:\d\d):60(?!\d)")
+
+
 def parse_time(name: str, value: object) -> int:
     """Return the milliseconds since 1970 of an RFC 3339 time. A date alone, or a time without a zone, is UTC.
 
@@ -274,7 +277,8 @@ def parse_time(name: str, value: object) -> int:
     if not isinstance(value, str):
         raise InputError(name, hint)
     try:
-        moment = datetime.fromisoformat(value)
+        # Lower case and leap seconds are RFC 3339, too.
+        moment = datetime.fromisoformat(_LEAP_SECOND.sub(":59", value.upper()))
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         # In UTC the last hours of the year 9999 may already be in a year that no calendar has: OverflowError.
         milliseconds = (moment.astimezone(UTC) - _EPOCH) // _MILLISECOND
@@ -330,7 +334,8 @@ def check_metadata(value: object, limits: Limits) -> dict[str, Scalar]:
     if len(value) > limits.metadata_keys:
         raise InputError("metadata", f"must have at most {limits.metadata_keys} keys, not {len(value):,}")
     return {
-        check_text("metadata", key, min_chars=1, max_chars=limits.id_chars): _check_scalar(key, item, limits) for key, item in value.items()
+        check_text("a key of metadata", key, min_chars=1, max_chars=limits.id_chars): _check_scalar(key, item, limits)
+        for key, item in value.items()
     }
 
 
@@ -342,4 +347,6 @@ def _check_scalar(key: str, value: object, limits: Limits) -> Scalar:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
+    if isinstance(value, int):
+        raise InputError(name, f"must be a whole number below 2^63, not {shown(value)}: give it as a string")
     raise InputError(name, f"must be a string, a finite number or a boolean, not {shown(value)}: metadata is flat")

@@ -66,6 +66,20 @@ def test_search_finds_what_was_added_and_shows_it(shared: Home, namespace: str) 
     assert result.keys() >= {"score", "outcome", "task", "lessons", "excerpt", "tags", "namespace", "occurred_at"}
 
 
+def test_search_names_those_that_say_the_same_and_reads_on(shared: Home, namespace: str) -> None:
+    """Whoever forgets one of them has to know of the others."""
+    for number in range(3):
+        shared.run("add", "Fold a paper boat", "--lesson", "Crease twice.", "--id", f"boat {number}", "-n", namespace)
+    for number in range(2):
+        shared.run("add", f"Row boat {number} over the lake", "--id", f"row {number}", "-n", namespace)
+    found = json.loads(shared.run("search", "fold a paper boat", "-n", namespace, "-k", "2", "--json").out)
+    first, second = found["results"]
+    assert {first["trace_id"], *first["near_equal"]} == {"boat 0", "boat 1", "boat 2"}
+    assert f"2 more say the same: {', '.join(first['near_equal'])}" in shared.run("search", "fold a paper boat", "-n", namespace).out
+    rest = json.loads(shared.run("search", "fold a paper boat", "-n", namespace, "--cursor", found["next_cursor"], "--json").out)["results"]
+    assert sorted(result["trace_id"] for result in (second, *rest)) == ["row 0", "row 1"]
+
+
 def test_search_takes_the_filters_of_retrieve(shared: Home, namespace: str) -> None:
     """Outcome, tags, time, number and namespaces."""
     other = f"{namespace}-other"

@@ -108,6 +108,17 @@ def test_it_dies_with_kill_9_and_leaves_the_directory_to_the_next(here: Place) -
     assert here.stored() == {"t"}
 
 
+@pytest.mark.parametrize(("name", "known"), [("TRACEBANK_ENGINE", "shared, in-process"), ("TRACEBANK_TRANSPORT", "unix, tcp")])
+def test_a_typo_starts_no_other_kind_of_engine(here: Place, name: str, known: str) -> None:
+    """It is told, and nothing is started."""
+    done = subprocess.run(
+        [COMMAND], env={**here.environment, name: "inprocess"}, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"tracebank: {name} must be one of {known}, or not set, not 'inprocess'\n"
+    assert not here.data_dir.exists()
+
+
 def test_a_client_that_closes_its_output_ends_it(here: Place) -> None:
     """What it was asked for is done, although nobody hears of it, and no more is read."""
     process = subprocess.Popen(

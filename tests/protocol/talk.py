@@ -54,7 +54,7 @@ class Talk:
         assert isinstance(content, TextResourceContents)
         return content.text
 
-    def prompt(self, name: str, **arguments: str) -> str:
+    def prompt(self, name: str, /, **arguments: str) -> str:
         """Return the text of a prompt."""
         answer: GetPromptResult = self.ask(self.client.get_prompt, name, arguments)
         (message,) = answer.messages

@@ -26,7 +26,7 @@ ADD_TRACE: dict[str, tuple[dict[str, Any], str]] = {
     "task with NUL": ({"task": "a\0b"}, "task: has a NUL character at position 1: remove it"),
     "content an object": ({"content": {"a": 1}}, "content: must be a string, not an object"),
     "content with NUL": ({"content": "\0"}, "content: has a NUL character at position 0: remove it"),
-    "long content": ({"content": "x" * (MIB + 1)}, "content: must be at most 1,048,576 characters, not 1,048,577: shorten it"),
+    "long content": ({"content": "x" * (MIB + 1)}, "content: must be at most 1,048,576 bytes of UTF-8, not 1,048,577: shorten it"),
     "content of many bytes": (
         {"content": "é" * (MIB // 2) + "x"},
         "content: must be at most 1,048,576 bytes of UTF-8, not 1,048,577: shorten it",
@@ -110,7 +110,7 @@ COMPRESS_PROMPT: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"text": None}, "text: is required. Up to 4 MiB"),
     "text a number": ({"text": 5}, "text: must be a string, not a number"),
     "text with NUL": ({"text": "a\0"}, "text: has a NUL character at position 1: remove it"),
-    "long text": ({"text": "x" * (4 * MIB + 1)}, "text: must be at most 4,194,304 characters, not 4,194,305: shorten it"),
+    "long text": ({"text": "x" * (4 * MIB + 1)}, "text: must be at most 4,194,304 bytes of UTF-8, not 4,194,305: shorten it"),
     "large text": ({"text": "é" * (2 * MIB + 1)}, "text: must be at most 4,194,304 bytes of UTF-8, not 4,194,306: shorten it"),
     "max_tokens 0": ({"max_tokens": 0}, "max_tokens: must be 1 to 10,000,000, not 0"),
     "max_tokens a text": ({"max_tokens": "few"}, "max_tokens: must be a whole number from 1 to 10,000,000, not 'few'"),

@@ -24,7 +24,7 @@ TITLES = {
 }
 # Those that write, and whether twice is as good as once.
 WRITING = {
-    "add_trace": True,
+    "add_trace": False,
     "complete_episode": True,
     "feedback": False,
     "forget": True,

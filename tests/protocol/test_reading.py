@@ -48,12 +48,15 @@ def test_an_id_of_several_foreign_namespaces_is_not_guessed(talk: Talk, namespac
     """Neither of them is more right than the other."""
     for name in (f"{namespace} 1", f"{namespace} 2"):
         talk.call("add_trace", task="Somewhere", namespace=name, trace_id="in two others")
-    with pytest.raises(MCPError, match="no trace 'in two others'"):
+    problem = f"'in two others' is in the namespaces '{namespace} 1', '{namespace} 2': call retrieve with the one that is meant"
+    with pytest.raises(MCPError, match=problem) as caught:
         talk.read("trace://in%20two%20others")
+    assert caught.value.error.code == INVALID_PARAMS
 
 
 def test_the_stats_are_a_resource_too(either: Talk) -> None:
-    """All sections, or the one asked for."""
+    """All sections, or the one asked for; clients that list resources show it."""
+    assert [str(resource.uri) for resource in either.ask(either.client.list_resources).resources] == ["tracebank://stats"]
     everything = json.loads(either.read("tracebank://stats"))
     assert {"engine", "store", "index", "embedding", "caches", "latencies", "tokens", "plugins", "advice"} <= everything.keys()
     assert json.loads(either.read("tracebank://stats?section=plugins")) == {"plugins": everything["plugins"]}
@@ -79,6 +82,21 @@ def test_the_prompt_recall_tells_what_is_wrong_with_its_task(either: Talk) -> No
     """A person who leaves the field empty reads why nothing came."""
     with pytest.raises(MCPError, match="must not be empty"):
         either.prompt("recall", task="")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "problem"),
+    [
+        ("recal", {}, "name: there is no prompt 'recal'; there are recall, reflect"),
+        ("recall", {}, "task: is required"),
+        ("reflect", {"task": "x", "foo": "y"}, "foo: is not an argument of reflect; its arguments are task"),
+    ],
+)
+def test_a_wrong_prompt_is_an_error_that_says_what_to_do(either: Talk, name: str, arguments: dict[str, str], problem: str) -> None:
+    """As a wrong tool is."""
+    with pytest.raises(MCPError, match=f"^{problem}$") as caught:
+        either.prompt(name, **arguments)
+    assert caught.value.error.code == INVALID_PARAMS
 
 
 def test_the_prompt_reflect_names_the_tool_and_its_fields(either: Talk) -> None:

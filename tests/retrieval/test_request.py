@@ -36,7 +36,7 @@ def test_a_question_alone_is_a_request() -> None:
         ({"query": None}, "query: is required: describe the task at hand in a sentence"),
         ({"query": ""}, "query: must not be empty"),
         ({"query": []}, "query: must not be an empty list"),
-        ({"query": 5}, "query: must be a list, not a number"),
+        ({"query": 5}, "query: must be a string or a list of strings, not a number"),
         ({"query": ["a", ""]}, "query[1]: must not be empty"),
         ({"query": ["a", 1]}, "query[1]: must be a string, not a number"),
         ({"query": ["a"] * 17}, "query: must have at most 16 items, not 17"),

@@ -32,7 +32,7 @@ async def add_trace(
     lessons: Annotated[Any, argument("1-3 rules that would have saved time", type="array", items=LESSON)] = None,
     tags: Annotated[Any, argument(type="array", items={"type": "string"})] = None,
     namespace: Annotated[Any, argument("Project; default: this client's", type="string")] = None,
-    trace_id: Annotated[Any, argument("Your own id: the same id again updates", type="string")] = None,
+    trace_id: Annotated[Any, argument("Your own id: the same id again replaces", type="string")] = None,
     parent_id: Annotated[Any, argument("The trace this one refines", type="string")] = None,
     occurred_at: Annotated[Any, argument("RFC 3339; default: now", type="string")] = None,
     metadata: Annotated[Any, argument("Flat", type="object")] = None,
@@ -48,4 +48,4 @@ async def add_trace(
     return reply(result, f"{added.status} {added.trace_id}")
 
 
-TOOL = ToolSpec(run=add_trace, title="Remember a task", idempotent=True)
+TOOL = ToolSpec(run=add_trace, title="Remember a task")

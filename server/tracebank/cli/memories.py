@@ -49,6 +49,7 @@ async def search(
     since: Annotated[str | None, typer.Option(help="RFC 3339.")] = None,
     until: Annotated[str | None, typer.Option(help="RFC 3339.")] = None,
     metadata: MetadataOption = None,
+    cursor: Annotated[str | None, typer.Option(help="The next_cursor of the page before, from --json.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find memories that help with a task."""
@@ -61,6 +62,7 @@ async def search(
         "since": since,
         "until": until,
         "metadata": metadata_of(metadata),
+        "cursor": cursor,
     }
     async with engine() as call:
         async for _ in call("wait_indexed"):
@@ -75,6 +77,10 @@ async def search(
         out.print(plain("  " + result["task"]), markup=False, highlight=False)
         for lesson in result["lessons"]:
             out.print(plain("  • " + lesson.replace("\n", "\n    ")), markup=False, highlight=False)
+        if result["near_equal"]:
+            out.print(
+                plain(f"  {len(result['near_equal'])} more say the same: {', '.join(result['near_equal'])}"), markup=False, highlight=False
+            )
     if found["note"] or not found["results"]:
         err.print(plain(found["note"] or "nothing found"), markup=False)
 
@@ -86,7 +92,7 @@ async def add(
     outcome: Annotated[str, typer.Option(help="success, failure, partial, unknown.")] = "unknown",
     lesson: Annotated[list[str] | None, typer.Option(help="What was learned; may be repeated.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
-    trace_id: Annotated[str | None, typer.Option("--id", help="Your own id; the same again updates.")] = None,
+    trace_id: Annotated[str | None, typer.Option("--id", help="Your own id; the same again replaces.")] = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:

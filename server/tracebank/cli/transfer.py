@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tracebank import link
-from tracebank.cli.base import NamespaceOption, command, err
+from tracebank.cli.base import command, err
 from tracebank.cli.output import writing
 from tracebank.errors import EngineError
 from tracebank.remote import Call, engine, last
@@ -28,7 +28,8 @@ LINE_BYTES = link.MAX_LINE_BYTES - 1_048_576
 
 @command
 async def import_(
-    files: Annotated[list[str], typer.Argument(help="JSON Lines of traces; - for standard input.")], namespace: NamespaceOption = None
+    files: Annotated[list[str], typer.Argument(help="JSON Lines of traces; - for standard input.")],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Of all; default: each line's own, else the setting.")] = None,
 ) -> int:
     """Import traces. Returns when all can be found; bad lines are reported with their number, the others go in."""
     with ExitStack() as stack:
@@ -124,7 +125,7 @@ async def _follow_indexing(call: Call, progress: Progress) -> dict[str, Any]:
 
 @command
 async def export(
-    namespace: NamespaceOption = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one; default: all.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; default: standard output.")] = None,
 ) -> None:
     """Export every trace as JSON Lines, in the form that import takes."""

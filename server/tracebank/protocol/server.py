@@ -12,7 +12,7 @@ from mcp.server.mcpserver import server as sdk
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.server.mcpserver.resources import ResourceSecurity
 from mcp.shared.exceptions import MCPError
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, Resource
 
 from tracebank import __version__
 from tracebank.engine import Session
@@ -40,12 +40,35 @@ def _leave_the_log(level: str = "") -> None:
 sdk.configure_logging = _leave_the_log  # type: ignore[attr-defined]
 
 
+class _Server(MCPServer[Session]):
+    """A server whose wrong prompts are told as Tracebank tells wrong tools, and that lists what a template gives by itself."""
+
+    async def list_resources(self) -> list[Resource]:
+        """Return what has one address: a client that offers resources to its user shows these."""
+        stats = Resource(uri="tracebank://stats", name="stats", title="State of the memory", mime_type="application/json")
+        return [*await super().list_resources(), stats]
+
+    async def get_prompt(self, name: str, arguments: dict[str, Any] | None = None, context: Any = None) -> Any:
+        """Return a prompt. Raises: MCPError with what is wrong and what there is."""
+        prompts = {prompt.name: prompt.arguments or [] for prompt in await self.list_prompts()}
+        if name not in prompts:
+            raise MCPError(code=INVALID_PARAMS, message=f"name: there is no prompt {shown(name)}; there are {', '.join(prompts)}")
+        known = {argument.name: argument.required for argument in prompts[name]}
+        for given in arguments or {}:
+            if given not in known:
+                problem = f"{given[:80]}: is not an argument of {name}; its arguments are {', '.join(known)}"
+                raise MCPError(code=INVALID_PARAMS, message=problem)
+        for needed in (argument for argument, required in known.items() if required and argument not in (arguments or {})):
+            raise MCPError(code=INVALID_PARAMS, message=f"{needed}: is required")
+        return await super().get_prompt(name, arguments, context)
+
+
 def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMiddleware[Any]] = ()) -> MCPServer[Session]:
     """Return a server that offers these tools. Its lifespan state is the connection's `Session`.
 
     A transport with one such state for many clients (HTTP) gives a middleware that puts the caller's in its place.
     """
-    server: MCPServer[Session] = MCPServer(
+    server = _Server(
         "tracebank",
         title="Tracebank",
         version=__version__,
@@ -60,7 +83,10 @@ def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMidd
     @server.resource("trace://{+trace_id}", name="trace", title="One memory, whole", mime_type="application/json", security=anything)
     async def trace(trace_id: str, ctx: ToolContext) -> str:
         session = session_of(ctx)
-        stored = await session.engine.trace(trace_id, session)
+        try:
+            stored = await session.engine.trace(trace_id, session)
+        except InputError as error:
+            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
         known = stored.trace if stored is not None else await session.engine.learner.episodes.open_trace(trace_id)
         if known is None:
             raise ResourceNotFoundError(

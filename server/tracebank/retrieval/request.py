@@ -23,6 +23,7 @@ from tracebank.records import (
     check_tags,
     check_text,
     given,
+    kind,
     parse_time,
     shown,
 )
@@ -70,6 +71,8 @@ def parse_filters(raw: Mapping[str, Any], limits: Limits) -> Filters:
 def _texts(query: object, limits: Limits) -> tuple[str, ...]:
     if query is None:
         raise InputError("query", "is required: describe the task at hand in a sentence")
+    if not isinstance(query, str | Sequence):
+        raise InputError("query", f"must be a string or a list of strings, not {kind(query)}")
     texts = [query] if isinstance(query, str) else check_list("query", query, limits.queries)
     if not texts:
         raise InputError("query", "must not be an empty list")
