@@ -1,33 +1,18 @@
-"""All settings, typed. Order of precedence: flag > environment (TRACEBANK_…) > tracebank.toml > default.
-
-`tracebank.toml` lies in the data directory, because what it says (model, index, caches) belongs to that directory.
-Nested settings are reached from the environment with two underscores: TRACEBANK_RETRIEVAL__K=3.
-"""
+"""Every setting, with its type, its bounds and what it says; those of a part in a section of its own."""
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
-from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
-from tracebank.errors import InputError, SettingsError
-from tracebank.places import CONFIG_NAME, default_data_dir
+from tracebank.errors import InputError
+from tracebank.places import default_data_dir
 from tracebank.records import ENCODINGS, Limits, check_id
-
-# How like the name of a section one must be to be taken for it, misspelt.
-NEARLY = 0.75
-
-
-def _default_data_dir() -> Path:
-    return Path(default_data_dir())
 
 
 def _is_reachable(address: str) -> bool:
@@ -274,7 +259,7 @@ class Settings(BaseSettings):
         env_prefix="TRACEBANK_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
     )
 
-    data_dir: Path = Field(default_factory=_default_data_dir, description="where everything is kept")
+    data_dir: Path = Field(default_factory=lambda: Path(default_data_dir()), description="where everything is kept")
     namespace: str = Field("default", min_length=1, max_length=200, description="where a client's traces go when it does not say")
     tools: Annotated[tuple[str, ...], NoDecode] = Field((), description="tools offered; empty: all")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="what goes to the log")
@@ -321,68 +306,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the file."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
-
-
-def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
-    """Return the settings of a data directory. `flags` win over everything else.
-
-    Raises: SettingsError, naming the setting, its value and where to change it.
-    """
-    directory = data_dir.expanduser().absolute() if data_dir else _default_data_dir()
-    file = directory / CONFIG_NAME
-
-    class SettingsOfDirectory(Settings):
-        model_config = SettingsConfigDict(toml_file=file)
-
-    wrong = _unknown_sections()
-    try:
-        settings = SettingsOfDirectory(data_dir=directory, **flags)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file} is not valid TOML: {error}") from error
-    except UnreadableVariable as error:
-        raise SettingsError(f"{error}: write it as JSON, or set its parts, such as TRACEBANK_RETRIEVAL__K=3") from error
-    except ValidationError as error:
-        raise SettingsError("; ".join([*wrong, *(_explain(item, file) for item in error.errors())])) from error
-    if wrong:
-        raise SettingsError("; ".join(wrong))
-    return settings
-
-
-def _unknown_sections() -> list[str]:
-    """Return what is wrong with variables of sections that there are nearly: others are a plug-in's, or some other program's."""
-    names = sorted(name for name in os.environ if name.upper().startswith("TRACEBANK_") and "__" in name)
-    sections = ", ".join(sorted(_sections()))
-    return [
-        f"setting {section}: there is no such section (it is in {name}); the sections are {sections}"
-        for name in names
-        if (section := name.lower().removeprefix("tracebank_").partition("__")[0]) not in _sections()
-        and (section in Settings.model_fields or difflib.get_close_matches(section, _sections(), n=1, cutoff=NEARLY))
-    ]
-
-
-def _explain(item: Any, file: Path) -> str:
-    location: tuple[str | int, ...] = item["loc"]
-    name = ".".join(str(part) for part in location)
-    variable = _variable(location)
-    if item["type"] == "extra_forbidden":
-        return f"setting {name}: there is no such setting: take it out of {variable} or {file}"
-    problem = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "missing":
-        return f"setting {name}: {problem} (set it in {variable} or {file})"
-    if _may_hold_a_key(location, item["input"]):
-        return f"setting {name}: {problem} (set in {variable} or {file}; what it is now is not shown, because it may hold a key)"
-    return f"setting {name}: {problem}, not {item['input']!r} (set in {variable} or {file})"
-
-
-def _variable(location: tuple[str | int, ...]) -> str:
-    """Return the variable of a setting. What lies deeper (an entry of a list, a form that was tried) has none of its own."""
-    return "TRACEBANK_" + "__".join(str(part).upper() for part in location[: 2 if location[0] in _sections() else 1])
-
-
-def _sections() -> set[str]:
-    return {name for name, field in Settings.model_fields.items() if isinstance(field.default, BaseModel)}
-
-
-def _may_hold_a_key(location: tuple[str | int, ...], value: object) -> bool:
-    """Return whether a value is not to be repeated: of providers all but numbers, wherever in them people put a key by mistake."""
-    return (location == ("llm",) or location[:2] == ("llm", "providers")) and not isinstance(value, int | float)
