@@ -251,7 +251,8 @@ async def test_namespaces_are_isolated(tmp_path: Path, tiny: TinyModel) -> None:
         stored = await engine.trace("t", guest)
         assert stored is not None
         assert stored.trace.namespace == "guest"
-        assert await engine.trace("t", engine.session("third")) is None
+        with pytest.raises(InputError, match=r"^trace_id: 't' is in the namespaces 'guest', 'house': call retrieve with the one that"):
+            await engine.trace("t", engine.session("third"))
         assert await engine.trace("absent", guest) is None
 
 

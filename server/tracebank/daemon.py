@@ -77,6 +77,9 @@ class Daemon:
             await self._greet(task, reader, writer)
         except OSError as error:
             log.info("a connection ended: %s", error)
+        except asyncio.CancelledError:
+            # The engine leaves. The streams of Python 3.11 log a handler that is cancelled as a fault.
+            log.info("a connection was cut off")
         except Exception:  # one client's trouble must not be another's
             log.exception("a connection has failed")
         finally:

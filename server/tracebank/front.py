@@ -77,6 +77,8 @@ class Front:
         self._data_dir = data_dir
         self._source, self._sink = source, sink
         self._writing = threading.Lock()
+        # Held from a call's noting until it is known whether it could be sent: only then can it be said who has had it.
+        self._sending = threading.Lock()
         # Guards everything below, and tells of its changes.
         self._state = threading.Condition()
         self._connection: link.Connection | None = None
@@ -148,6 +150,13 @@ class Front:
         return kept
 
     def _forward(self, line: bytes, messages: list[dict[str, Any]]) -> None:
+        with self._sending:
+            failure = self._send(line, messages)
+        if failure:
+            self._refuse(_calls(messages), FAILED_CODE, failure)
+
+    def _send(self, line: bytes, messages: list[dict[str, Any]]) -> str:
+        """Send what the engine is to hear, once there is one. Returns why there is none."""
         with self._state:
             if self._failure and time.monotonic() >= self._retry_at:
                 self._failure = ""
@@ -159,14 +168,14 @@ class Front:
             if connection is not None:
                 self._note(messages)
         if connection is None:
-            self._refuse(_calls(messages), FAILED_CODE, failure)
-            return
+            return failure
         try:
             connection.send(line)
         except OSError:
             # The engine has died, and its thread sees to the calls in flight. No engine has had these, whatever they change.
             with self._state:
                 self._unsent |= self._in_flight.keys() & {json.dumps(call["id"]) for call in _calls(messages)}
+        return ""
 
     def _note(self, messages: list[dict[str, Any]]) -> None:
         """Note what the engine owes us, and what the next one has to hear again."""
@@ -279,7 +288,7 @@ class Front:
         """Settle what was in flight; the next engine is started when there is something to send to it."""
         # An engine that ends in its first second may not have written down yet which tools only read.
         reading = early.reading_tools(self._data_dir)
-        with self._state:
+        with self._sending, self._state:
             self._connection = None
             again = {key for key, call in self._in_flight.items() if self._is_repeated(key, call, reading)}
             lost = [call for key, call in self._in_flight.items() if key not in again]

@@ -212,6 +212,38 @@ def test_a_call_that_no_engine_has_had_goes_to_the_next_one(here: Place, era: Er
     assert len(here.starts) == 2
 
 
+# The front learns of its engine's end between trying to send a call and knowing that it could not.
+HEARS_MEANWHILE = """
+import threading
+send, receive, leave = link.Connection.send, link.Connection.receive, front.Front._engine_left
+failed, left = threading.Event(), threading.Event()
+def sent(connection, line):
+    try:
+        send(connection, line)
+    except OSError:
+        failed.set()
+        left.wait(0.5)
+        raise
+def received(connection):
+    line = receive(connection)
+    assert line or failed.wait(60)
+    return line
+def engine_left(self, connection):
+    leave(self, connection)
+    left.set()
+link.Connection.send, link.Connection.receive, front.Front._engine_left = sent, received, engine_left
+"""
+
+
+def test_a_call_that_could_not_be_sent_when_its_engine_left_goes_to_the_next_one(here: Place, era: Era) -> None:
+    """It is not taken for one that was under way."""
+    with Client(here, era, command=front_with(HEARS_MEANWHILE)) as client:
+        client.greet().add("before")
+        here.kill()
+        assert client.add("after") == "after"
+    assert here.exported() == {"before", "after"}
+
+
 def test_an_engine_that_dies_while_nobody_calls_is_replaced_at_the_next_call(here: Place) -> None:
     """Not before: an engine that nobody needs is not started."""
     with Client(here) as client:

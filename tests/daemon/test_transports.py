@@ -159,3 +159,16 @@ def test_the_data_directory_may_be_relative_and_may_hold_a_tilde(tmp_path: Path)
         done = here.run("export", HOME=str(tmp_path), TRACEBANK_DATA_DIR="~/data")
         assert [json.loads(line)["trace_id"] for line in done.stdout.splitlines()] == ["t"]
         assert len(here.starts) == 1
+
+
+def test_somebody_who_says_nothing_is_cut_off_when_the_engine_leaves(here: Place) -> None:
+    """That is no fault, and nothing is logged as one."""
+    with Client(here) as client:
+        client.greet().add("t")
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(str(here.data_dir / "engine.sock"))
+            # Whoever came later has been accepted later.
+            here.status()
+            client.close()
+            assert here.run("stop").returncode == 0
+            assert silent.recv(1) == b""
