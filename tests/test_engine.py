@@ -285,7 +285,8 @@ async def test_where_more_match_than_are_told_the_last_page_says_so(
     async with Engine.open(settings_of(tmp_path)) as engine:
         session = engine.session()
         for i in range(60):
-            await engine.add({"task": f"upload number {i}", "trace_id": f"{i}", "tags": ["few"] * (i < 3)}, session)
+            few = {"tags": ["few"], "content": "upload number one and another line\n" * 100} if i < 3 else {}
+            await engine.add({"task": f"upload number {i}", "trace_id": f"{i}", **few}, session)
         await settled(engine)
         first = await engine.retrieve({"query": "upload", "k": 15}, session)
         assert (len(ids(first)), first.note) == (15, "")
@@ -295,6 +296,11 @@ async def test_where_more_match_than_are_told_the_last_page_says_so(
         assert (last.next_cursor, last.note) == (None, f"only the best {told} are told: narrow the question for others")
         assert f"({last.note})" in last.page.text
         few = await engine.retrieve({"query": "upload", "k": 50, "tags": ["few"]}, session)
+        assert (len(ids(few)), few.note) == (3, "")
+        # Of long ones an index proposes a part.
+        monkeypatch.setattr(engine.retriever._scorer, "_candidates", 5)
+        monkeypatch.setattr(scoring, "EVERY_CHUNK", 0)
+        few = await engine.retrieve({"query": "upload number", "k": 50, "tags": ["few"]}, session)
         assert (len(ids(few)), few.note) == (3, "")
 
 

@@ -265,7 +265,7 @@ def check_fraction(name: str, value: object, *, low_open: bool = False) -> float
     return float(value)
 
 
-_LEAP_SECOND = re.compile(r"(?<=:\d\d):60(?!\d)")
+_LEAP_SECOND = re.compile(r"(?<=[T ]\d\d:\d\d):60(?!\d)")
 
 
 def parse_time(name: str, value: object) -> int:
@@ -278,12 +278,15 @@ def parse_time(name: str, value: object) -> int:
         raise InputError(name, hint)
     try:
         # Lower case and leap seconds are RFC 3339, too.
-        moment = datetime.fromisoformat(_LEAP_SECOND.sub(":59", value.upper()))
+        text, leaps = _LEAP_SECOND.subn(":59", value.upper())
+        moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         # In UTC the last hours of the year 9999 may already be in a year that no calendar has: OverflowError.
         milliseconds = (moment.astimezone(UTC) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         raise InputError(name, hint) from None
+    if leaps and milliseconds // 60_000 % 1_440 != 1_439:
+        raise InputError(name, f"{hint}: only the last minute of a day has a second 60")
     if moment.year < EARLIEST_YEAR:
         raise InputError(name, f"must be in the year {EARLIEST_YEAR} or later, not {shown(value)}")
     return milliseconds
@@ -348,5 +351,5 @@ def _check_scalar(key: str, value: object, limits: Limits) -> Scalar:
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, int):
-        raise InputError(name, f"must be a whole number below 2^63, not {shown(value)}: give it as a string")
+        raise InputError(name, f"must be a whole number between -2^63 and 2^63, not {shown(value)}: give it as a string")
     raise InputError(name, f"must be a string, a finite number or a boolean, not {shown(value)}: metadata is flat")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tracebank.retrieval.passages import DUMP_CHARS, LONG_CHARS, pieces, pieces_of
+from tracebank.retrieval.passages import GLIMPSE_CHARS, LONG_CHARS, pieces, pieces_of
 
 PARAGRAPH = " ".join(f"In step {i} the agent looked at file {i}.py and found what it was looking for." for i in range(60))
 
@@ -70,8 +70,13 @@ def test_pieces_are_in_order_and_apart_and_hold_what_the_chunk_holds(seed: int) 
         assert all(any(line in text[slice(*piece)] for piece in found) for line in lines)
 
 
-def test_of_a_dump_the_beginning_is_shown() -> None:
-    """A run without a blank fills a chunk with thousands of characters that say nothing."""
-    dump = "payload=" + "3fa9" * 2_000
-    assert pieces_of(dump, 0, DUMP_CHARS + 1) == [(0, LONG_CHARS)]
-    assert pieces_of(dump, 3_000, 3_000 + DUMP_CHARS) == [(3_000, 3_000 + DUMP_CHARS)]
+def test_of_a_run_without_blanks_the_beginning_is_shown_and_what_stands_around_it() -> None:
+    """It fills a chunk with thousands of characters that say nothing."""
+    dump = "3fa9" * 800
+    text = f"POST /upload data={dump} answered quota exceeded"
+    first = f"POST /upload data={dump}"[: len("POST /upload ") + GLIMPSE_CHARS]
+    assert [text[slice(*piece)].strip() for piece in pieces_of(text, 0, len(text))] == [first, "answered quota exceeded"]
+    assert pieces_of(dump, 0, LONG_CHARS - 1) == [(0, LONG_CHARS - 1)]
+    assert pieces_of(dump, 100, 100 + LONG_CHARS) == [(100, 100 + GLIMPSE_CHARS)]
+    words = "word " * 600
+    assert pieces_of(words, 0, len(words)) == [(0, len(words.rstrip()))]

@@ -230,6 +230,13 @@ def test_a_memory_whose_passages_find_no_room_leaves_it_to_the_others() -> None:
     assert [result.excerpt for result in page.results] == ["", *(other.content for other in others)]
 
 
+def test_of_a_lone_memory_the_short_passages_behind_long_ones_are_shown() -> None:
+    """There is nobody to whom the room could be left."""
+    lines = ["It was late.", *(f"Step {i}: " + "q7 " * 190 for i in range(3)), *(f"Then option {i} helped." for i in range(12))]
+    page = page_of(found_of(trace("t", task="upload", content="\n".join(lines), lessons=())), max_tokens=150)
+    assert page.results[0].excerpt.count("helped") >= 6
+
+
 def test_a_small_budget_goes_to_what_was_asked_for_not_to_heads() -> None:
     """A memory whose passages promise little is not begun where a better one still has something to say."""
     found = found_of(*(trace(f"{i}", content=sentences(60, f"run{i}"), lessons=()) for i in range(10)))

@@ -20,7 +20,7 @@ from tracebank.retrieval.dates import Period, preferred
 from tracebank.retrieval.duplicates import Distinct
 from tracebank.retrieval.presentation import Span
 from tracebank.retrieval.request import Place, cursor_at
-from tracebank.store import Store, StoredTrace, traces, vectors
+from tracebank.store import Store, StoredTrace, filtering, traces, vectors
 from tracebank.tokens import Tokenizer
 
 # So many are named where a namespace is asked for that has nothing.
@@ -72,7 +72,7 @@ class Pages:
         unknown = self._unknown(query, searched)
         behind = "" if complete else "your latest traces are still being indexed"
         found, near_equal, end = self._load(searched.ranking, asked.place.index_in(searched.ranking), query.k)
-        note = "; ".join(part for part in (searched.note, behind, unknown, self._more(searched, end, names)) if part)
+        note = "; ".join(part for part in (searched.note, behind, unknown, self._more(query, searched, end, names)) if part)
         context = self._learner.context([stored.row for stored, _, _ in found])
         # Of several questions each has a best of its own; whoever wants everything gets it.
         alone = len(query.texts) == 1 and query.detail == "concise"
@@ -96,13 +96,19 @@ class Pages:
         near_equal = {one[0].row: [other[0].trace.trace_id for other in others] for one, others in distinct if others}
         return [one for one, _ in distinct], near_equal, offset
 
-    def _more(self, searched: Searched, end: int, names: Sequence[str]) -> str:
+    def _more(self, query: Query, searched: Searched, end: int, names: Sequence[str]) -> str:
         """Return that there is more than can be read on, at the end of what can: whoever asks for all must not take it for that."""
         if not searched.cut or end < len(searched.ranking):
             return ""
         spaces = self._spaces()
-        stored = self._store.read_now(lambda db: sum(traces.count(db, spaces[name]) for name in names if name in spaces))
-        return f"only the best {end} are told: narrow the question for others" if stored > end else ""
+
+        def matching(db: sqlite3.Connection) -> int:
+            filters, asked = query.filters, [spaces[name] for name in names if name in spaces]
+            if not filters:
+                return sum(traces.count(db, space) for space in asked)
+            return sum(len(filtering.matching(db, filters, space=space, limit=end + 1)) for space in asked)
+
+        return f"only the best {end} are told: narrow the question for others" if self._store.read_now(matching) > end else ""
 
     def _unknown(self, query: Query, searched: Searched) -> str:
         # Counting reads every trace's entry: only where a namespace is new to us, or may have been emptied.

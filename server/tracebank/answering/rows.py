@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -22,7 +22,12 @@ def asked_of(row: Mapping[str, Any]) -> Asked:
     """Return what a row says is asked. Raises: TypeError, ValueError, KeyError."""
     filters = Filters(**{**_values(row["query"]["filters"]), "outcomes": tuple(Outcome(o) for o in row["query"]["filters"]["outcomes"])})
     query = Query(**{**_values(row["query"]), "filters": filters})
-    return Asked(query=query, place=Place(*row["place"]), periods=tuple((first, behind) for first, behind in row["periods"]))
+    return Asked(query=query, place=_place(row["place"]), periods=tuple((first, behind) for first, behind in row["periods"]))
+
+
+def _place(row: Sequence[Any]) -> Place:
+    behind, score, rows = row
+    return Place(behind, score, tuple(rows))
 
 
 def answer_row(answer: Retrieved) -> dict[str, Any]:

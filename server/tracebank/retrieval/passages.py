@@ -13,8 +13,10 @@ from tracebank.sentences import sentences
 
 # A longer line is a paragraph, and is cut into sentences; a longer sentence is cut where the chunk ends.
 LONG_CHARS = 600
-# What is longer even within a chunk is a dump (base64, hexadecimal): it would fill a page, and its beginning says what it is.
-DUMP_CHARS = 4 * LONG_CHARS
+# So much is shown of a run without a blank that is as long as that (base64, hexadecimal): it would fill a page, and its beginning says
+# what it is.
+GLIMPSE_CHARS = 200
+_RUN = re.compile(rf"\S{{{LONG_CHARS},}}")
 _LINE_END = re.compile(r"\n+")
 
 
@@ -37,8 +39,17 @@ def pieces_of(text: str, start: int, end: int) -> list[tuple[int, int]]:
             if last - first > LONG_CHARS:
                 first, last = inside
             if last > first and 2 * (inside[1] - inside[0]) >= last - first:
-                found.append((first, last if last - first <= DUMP_CHARS else first + LONG_CHARS))
+                found += _readable(text, first, last)
     return found
+
+
+def _readable(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield a piece, in parts without most of its long runs."""
+    for run in _RUN.finditer(text, start, end):
+        yield start, run.start() + GLIMPSE_CHARS
+        start = run.end()
+    if text[start:end].strip():
+        yield start, end
 
 
 def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ lessons, by its first: so a small budget holds what is said about the question, 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,10 @@ def _is_unfit(stored: StoredTrace, unfit: Collection[int]) -> bool:
     return stored.row in unfit and bool(stored.trace.lessons) and bool(stored.trace.content.strip())
 
 
+# A memory and a piece of it; None: it has none that was found.
+_Offer = tuple[_Memory, Piece | None]
+
+
 class _Filler:
     """Adds pieces to memories while there is room, by the sum of the pieces' tokens."""
 
@@ -189,27 +194,37 @@ class _Filler:
         self._told = told
         self._left = max_tokens - sum(self._cost(line) for line in head)
         self._any_shown = False
+        self._without_room = sys.maxsize
 
     def fill(self, memories: Sequence[_Memory], patterns: Sequence[str]) -> tuple[list[_Memory], list[str]]:
         """Return the memories that are shown, best first, each with what there was room for, and the patterns."""
         patterns = self._add_patterns(patterns)
+        # What is put aside for the others' sake may still find room behind them.
+        self._show(self._show(self._offers(memories), patience=PATIENCE_WITH_ONE), patience=PATIENCE)
+        shown = [memory for memory in memories if memory.shown]
+        return shown, patterns if shown else []
+
+    def _show(self, offers: Sequence[_Offer], *, patience: int) -> list[_Offer]:
+        """Show what there is room for. Returns what was put aside, because so many of the same memory in a row found none."""
+        aside: list[_Offer] = []
         failures: Counter[int] = Counter()
-        # Where there is no room for the best, what fits less is not shown in its place.
-        without_room = len(memories) + 1
-        for memory, piece in self._offers(memories):
-            if failures[memory.number] == PATIENCE_WITH_ONE or (not self._any_shown and memory.number > without_room):
+        for memory, piece in offers:
+            # Where there is no room for the best, what fits less is not shown in its place.
+            if not self._any_shown and memory.number > self._without_room:
+                continue
+            if failures[memory.number] == patience:
+                aside.append((memory, piece))
                 continue
             fits = (memory.shown or self._open(memory, piece)) and (piece is None or self._add_passage(memory, piece))
             if not self._any_shown:
-                without_room = min(without_room, memory.number)
+                self._without_room = min(self._without_room, memory.number)
             if fits:
                 failures.clear()
                 continue
             failures[memory.number] += 1
             if len(failures) == PATIENCE:
                 break
-        shown = [memory for memory in memories if memory.shown]
-        return shown, patterns if shown else []
+        return aside
 
     def _add_patterns(self, patterns: Sequence[str]) -> list[str]:
         """Return the first patterns, in a small share of the budget: they say much in few words, but the memories are the evidence."""
@@ -222,7 +237,7 @@ class _Filler:
             shown.append(line)
         return shown
 
-    def _offers(self, memories: Sequence[_Memory]) -> list[tuple[_Memory, Piece | None]]:
+    def _offers(self, memories: Sequence[_Memory]) -> list[_Offer]:
         """Return what could be shown, the most valuable first: a passage as its memory and its chunk promise together."""
         offers: list[tuple[float, int, int, _Memory, Piece | None]] = []
         for memory in memories:

@@ -32,6 +32,8 @@ from tracebank.settings import RetrievalSettings
 
 FIELDS = ("query", "k", "namespace", "outcome", "tags", "since", "until", "metadata", "max_tokens", "detail", "cursor")
 MAX_K, MIN_TOKENS, MAX_TOKENS = 50, 50, 100_000
+# Of the memories that were shown a cursor remembers so many: one of them may have moved.
+REMEMBERED = 3
 
 
 def parse_query(raw: Mapping[str, Any], *, limits: Limits, defaults: RetrievalSettings, namespace: str) -> Query:
@@ -98,38 +100,47 @@ def _fingerprint(query: Query) -> str:
 
 
 class Place(NamedTuple):
-    """Where a page begins: behind so many of a ranking, of which the last was the trace in `row`, with this score.
+    """Where a page begins: behind so many of a ranking, the last of them with this score; `rows` are the last few, the last first.
 
-    What is stored and forgotten between two pages moves the others: the last one shown tells where to go on.
+    What is stored, forgotten or judged between two pages moves some: the others still tell where the page ended.
     """
 
     behind: int
-    row: int
     score: float
+    rows: tuple[int, ...]
 
     @classmethod
     def after(cls, ranking: Sequence[Ranked], behind: int) -> Place:
         """Return the place behind so many of a ranking, at least one."""
-        last = ranking[behind - 1]
-        return cls(behind, last.row, round(float(last.score), 4))
+        last = ranking[max(0, behind - REMEMBERED) : behind][::-1]
+        return cls(behind, float(last[0].score), tuple(found.row for found in last))
 
     def index_in(self, ranking: Sequence[Ranked]) -> int:
-        """Return where in a ranking, which may have changed, what has not been shown begins."""
-        if self.behind <= len(ranking) and (not self.behind or ranking[self.behind - 1].row == self.row):
-            return self.behind
-        for index, found in enumerate(ranking, 1):
-            if found.row == self.row:
-                return index
-        # It was forgotten, or is not among the best any more.
-        return next((index for index, found in enumerate(ranking) if round(found.score, 4) < self.score), len(ranking))
+        """Return where in a ranking, which may have changed, what has not been shown begins: what most of the last ones and the score say.
+
+        Where they do not agree, rather something twice than never.
+        """
+        if not self.rows:
+            return 0
+        worse = (index for index, found in enumerate(ranking) if (-found.score, found.row) > (-self.score, self.rows[0]))
+        said = [next(worse, len(ranking)), *(index for index, found in enumerate(ranking, 1) if found.row in self.rows)]
+        said = sorted(self._behind_shown(ranking, index) for index in said)
+        return said[(len(said) - 1) // 2]
+
+    def _behind_shown(self, ranking: Sequence[Ranked], index: int) -> int:
+        while index < len(ranking) and ranking[index].row in self.rows:
+            index += 1
+        return index
 
 
-BEGINNING = Place(0, 0, 1.0)
+BEGINNING = Place(0, 1.0, ())
 
 
 def cursor_at(query: Query, place: Place) -> str:
     """Return the cursor of the page of this query that begins there."""
-    return base64.urlsafe_b64encode(json.dumps([*place, _fingerprint(query)], separators=(",", ":")).encode()).decode()
+    return base64.urlsafe_b64encode(
+        json.dumps([place.behind, place.score, *place.rows, _fingerprint(query)], separators=(",", ":")).encode()
+    ).decode()
 
 
 def place_of(query: Query) -> Place:
@@ -137,14 +148,14 @@ def place_of(query: Query) -> Place:
     if query.cursor is None:
         return BEGINNING
     try:
-        *place, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
-        valid = [type(part) for part in place] == [int, int, float] and place[0] > 0
+        behind, score, *rows, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
+        valid = type(behind) is int and behind > 0 and type(score) is float and {type(row) for row in rows} == {int}
     except (ValueError, TypeError):
-        valid, place, fingerprint = False, [], ""
+        valid, behind, score, rows, fingerprint = False, 0, 0.0, [], ""
     if not valid:
         raise InputError("cursor", f"is not one that retrieve returned: {shown(query.cursor)}; leave it out to start again")
     if fingerprint != _fingerprint(query):
         raise InputError(
             "cursor", "belongs to another query: send it with the same query, namespace, outcome, tags, since, until and metadata"
         )
-    return Place(*place)
+    return Place(behind, score, tuple(rows))
