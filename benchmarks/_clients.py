@@ -64,11 +64,18 @@ class StdioSession(Session):
     """A client with a server of its own at the end of its pipes. `initialize_ms` counts from the start of the process."""
 
     def __init__(
-        self, environment: dict[str, str], command: Sequence[str] = (COMMAND,), stderr: int | IO[bytes] = subprocess.DEVNULL
+        self,
+        environment: dict[str, str],
+        command: Sequence[str] = (COMMAND,),
+        stderr: int | IO[bytes] = subprocess.DEVNULL,
+        *,
+        in_blocks: bool = True,
     ) -> None:
         started = time.perf_counter()
-        # Buffered: without, a line is read byte by byte, which takes longer than the call.
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+        # Not in blocks a line is read byte by byte, which takes longer than the call.
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, bufsize=-1 if in_blocks else 0
+        )
         super().__init__(self._write, self._read)
         self.initialize_ms = (time.perf_counter() - started) * 1e3
 

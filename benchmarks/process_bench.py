@@ -1,6 +1,6 @@
 """The server as processes: start-up, memory, what the front costs, many clients, kill -9.
 
-    .venv/bin/python benchmarks/process_bench.py [start calls memory clients beside crash] [--kills 100] > figures.jsonl
+    .venv/bin/python benchmarks/process_bench.py [start calls asking memory clients beside crash] [--kills 100] > figures.jsonl
 
 Each part prints one JSON line to standard output and a row for people to standard error. The smallest server that the
 SDK can make runs beside ours in `start`: the machine is the same, and as busy. Linux only (it reads /proc).
@@ -108,6 +108,34 @@ def calls(home: str, _: argparse.Namespace) -> Figures:
         figures[name]["difference_p50_ms"] = round(figures[name]["front_ms"]["p50"] - figures[name]["socket_ms"]["p50"], 2)
     through.close()
     return figures
+
+
+def asking(home: str, options: argparse.Namespace) -> Figures:
+    """What a question takes the first time and again, for a client that reads in blocks and one that reads byte by byte, in turn."""
+    env = environment(home)
+    readers = {"in_blocks": StdioSession(env), "byte_by_byte": StdioSession(env, in_blocks=False)}
+    session = readers["in_blocks"]
+    wait_until_warm(session)
+    if options.traces:
+        traces = [json.loads(line) for line in options.traces.read_text("utf-8").splitlines()]
+    else:
+        traces = [{**trace.as_json(), "namespace": "default"} for trace, _ in traces_of(0, 600, "default")]
+    for trace in traces:
+        session.call("add_trace", **trace)
+    wait_until_warm(session)
+    took: dict[str, dict[str, list[float]]] = {reader: {"first_ms": [], "again_ms": []} for reader in readers}
+    for number, trace in enumerate(traces):
+        for reader, asked in readers.items():
+            ask = partial(asked.call, "retrieve", query=f"{trace['task'][:120]} ({number}, {reader})")
+            for times in took[reader].values():
+                times.append(timed_ms(ask))
+    embedding_ms = session.call("stats", section="latencies")["latencies"]["embed_query"]["p50_ms"]
+    figures: Figures = {reader: {name: spread(times) for name, times in each.items()} for reader, each in took.items()}
+    for reader in readers:
+        figures[reader]["first_to_embedding"] = round(figures[reader]["first_ms"]["p50"] / embedding_ms, 1)
+    for opened in readers.values():
+        opened.close()
+    return {"embedding_p50_ms": embedding_ms, **figures}
 
 
 def memory(home: str, _: argparse.Namespace) -> Figures:
@@ -262,6 +290,7 @@ def crash(home: str, options: argparse.Namespace) -> Figures:
 PARTS: dict[str, Callable[[str, argparse.Namespace], Figures]] = {
     "start": start,
     "calls": calls,
+    "asking": asking,
     "memory": memory,
     "clients": clients,
     "beside": beside,
@@ -293,6 +322,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--kills", type=int, default=100, help="how often `crash` kills the engine")
+    parser.add_argument("--traces", type=Path, help="JSON Lines of traces for `asking`; default: made up")
     options = parser.parse_args()
     for name in options.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="tracebank-bench-", ignore_cleanup_errors=True) as home:
