@@ -113,7 +113,7 @@ class Place(NamedTuple):
     def after(cls, ranking: Sequence[Ranked], behind: int) -> Place:
         """Return the place behind so many of a ranking, at least one."""
         last = ranking[max(0, behind - REMEMBERED) : behind][::-1]
-        return cls(behind, float(last[0].score), tuple(found.row for found in last))
+        return cls(behind, _told(last[0].score), tuple(found.row for found in last))
 
     def index_in(self, ranking: Sequence[Ranked]) -> int:
         """Return where in a ranking, which may have changed, what has not been shown begins: what most of the last ones and the score say.
@@ -122,7 +122,7 @@ class Place(NamedTuple):
         """
         if not self.rows:
             return 0
-        worse = (index for index, found in enumerate(ranking) if (-found.score, found.row) > (-self.score, self.rows[0]))
+        worse = (index for index, found in enumerate(ranking) if (-_told(found.score), found.row) > (-self.score, self.rows[0]))
         said = [next(worse, len(ranking)), *(index for index, found in enumerate(ranking, 1) if found.row in self.rows)]
         said = sorted(self._behind_shown(ranking, index) for index in said)
         return said[(len(said) - 1) // 2]
@@ -134,6 +134,11 @@ class Place(NamedTuple):
 
 
 BEGINNING = Place(0, 1.0, ())
+
+
+def _told(score: float) -> float:
+    """Return a score as cursors tell it: an agent pays for each digit."""
+    return round(float(score), 6)
 
 
 def cursor_at(query: Query, place: Place) -> str:
