@@ -10,7 +10,7 @@ from tracebank.answering import history
 from tracebank.answering.history import HALF_LIFE_MS, History
 from tracebank.answering.requests import Asked
 from tracebank.records import Filters, Outcome, Query
-from tracebank.retrieval.request import Place
+from tracebank.retrieval.cursor import BEGINNING, Place
 
 
 class Clock:
@@ -27,7 +27,7 @@ def asked(text: str, behind: int = 0, namespace: str = "default") -> Asked:
     """Return what is asked."""
     filters = Filters(outcomes=(Outcome.SUCCESS,), tags=("a",), since_ms=7)
     query = Query(texts=(text, "too"), k=5, namespaces=(namespace,), filters=filters, max_tokens=2_000, detail="concise")
-    return Asked(query=query, place=Place(behind, 0.5, (behind,)), periods=((1, 2),))
+    return Asked(query=query, place=Place(0.5, (behind,)) if behind else BEGINNING, periods=((1, 2),))
 
 
 def texts(known: History, limit: int = 10) -> list[str]:

@@ -68,6 +68,7 @@ def test_a_new_trace_is_found_by_meaning_at_once_by_who_stored_it(deep: Talk, na
 
 def test_the_stats_tell_of_the_model(deep: Talk) -> None:
     """It is ready, with its dimension, and nothing waits."""
+    deep.call("retrieve", query="whatever was asked")
     figures = deep.call("stats")
     assert figures["embedding"]["state"] == "ready"
     assert figures["embedding"]["dim"] == 384

@@ -88,7 +88,7 @@ def test_the_prompt_recall_tells_what_is_wrong_with_its_task(either: Talk) -> No
     ("name", "arguments", "problem"),
     [
         ("recal", {}, "name: there is no prompt 'recal'; there are recall, reflect"),
-        ("recall", {}, "task: is required"),
+        ("recall", {}, "task: is required."),
         ("reflect", {"task": "x", "foo": "y"}, "foo: is not an argument of reflect; its arguments are task"),
     ],
 )

@@ -16,7 +16,8 @@ from samples import everything, put, trace
 from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreVersionError, TracebankError
 from tracebank.records import Filters
 from tracebank.store import Store, filtering
-from tracebank.store.schema import APPLICATION_ID, MIGRATIONS, open_store
+from tracebank.store.opening import APPLICATION_ID, open_store
+from tracebank.store.schema import MIGRATIONS
 
 pytestmark = pytest.mark.anyio
 

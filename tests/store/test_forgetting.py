@@ -50,7 +50,7 @@ async def test_what_an_update_replaces_is_forgotten_as_well(store: Store) -> Non
 
 async def test_a_log_that_cannot_be_emptied_because_somebody_reads_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It still holds what was forgotten; when the reader has gone it can be emptied."""
-    monkeypatch.setattr("tracebank.store.schema._BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("tracebank.store.opening._BUSY_TIMEOUT_S", 0.05)
     await put(store, trace(content=SECRET))
     reading, read = threading.Event(), threading.Event()
 

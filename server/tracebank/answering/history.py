@@ -42,7 +42,7 @@ class History:
 
     def used(self, asked: Asked) -> None:
         """Note that somebody has asked. What lies behind a first page follows it, or is not wanted."""
-        if asked.place.behind or sum(map(len, asked.query.texts)) > LONGEST_CHARS:
+        if asked.place.rows or sum(map(len, asked.query.texts)) > LONGEST_CHARS:
             return
         before, now = self._uses.get(asked), self._now_ms() / HALF_LIFE_MS
         # log2(2^before + 2^now), without the powers, which no float could hold.

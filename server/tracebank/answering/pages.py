@@ -16,10 +16,10 @@ from tracebank.learning import Learner
 from tracebank.learning.applying import unfitting
 from tracebank.records import Query
 from tracebank.retrieval import Page, Ranked, Searched, present
+from tracebank.retrieval.cursor import Place, cursor_at
 from tracebank.retrieval.dates import Period, preferred
 from tracebank.retrieval.duplicates import Distinct
 from tracebank.retrieval.presentation import Span
-from tracebank.retrieval.request import Place, cursor_at
 from tracebank.store import Store, StoredTrace, filtering, traces, vectors
 from tracebank.tokens import Tokenizer
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from tracebank.caching import LruCache
 from tracebank.records import Limits, Query
+from tracebank.retrieval.cursor import Place, place_of
 from tracebank.retrieval.dates import Period, periods_in
-from tracebank.retrieval.request import Place, parse_query, place_of
+from tracebank.retrieval.request import parse_query
 from tracebank.settings import RetrievalSettings
 
 DAY_MS = 86_400_000

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from tracebank.answering.pages import Retrieved
 from tracebank.answering.requests import Asked
 from tracebank.records import Filters, Outcome, Query
+from tracebank.retrieval.cursor import Place
 from tracebank.retrieval.presentation import Page, Result
-from tracebank.retrieval.request import Place
 
 
 def asked_row(asked: Asked) -> dict[str, Any]:
@@ -22,12 +22,7 @@ def asked_of(row: Mapping[str, Any]) -> Asked:
     """Return what a row says is asked. Raises: TypeError, ValueError, KeyError."""
     filters = Filters(**{**_values(row["query"]["filters"]), "outcomes": tuple(Outcome(o) for o in row["query"]["filters"]["outcomes"])})
     query = Query(**{**_values(row["query"]), "filters": filters})
-    return Asked(query=query, place=_place(row["place"]), periods=tuple((first, behind) for first, behind in row["periods"]))
-
-
-def _place(row: Sequence[Any]) -> Place:
-    behind, score, rows = row
-    return Place(behind, score, tuple(rows))
+    return Asked(query=query, place=Place(*_tuples(row["place"])), periods=tuple((first, behind) for first, behind in row["periods"]))
 
 
 def answer_row(answer: Retrieved) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, Resource
 from tracebank import __version__
 from tracebank.engine import Session
 from tracebank.errors import InputError, TracebankError
-from tracebank.protocol.tools import EngineTool, ToolContext, session_of
+from tracebank.protocol.tools import EngineTool, ToolContext, session_of, wrong_argument
 from tracebank.records import shown
 from tracebank.reporting import report
 from tracebank.store.originals import Original
@@ -53,13 +53,10 @@ class _Server(MCPServer[Session]):
         prompts = {prompt.name: prompt.arguments or [] for prompt in await self.list_prompts()}
         if name not in prompts:
             raise MCPError(code=INVALID_PARAMS, message=f"name: there is no prompt {shown(name)}; there are {', '.join(prompts)}")
-        known = {argument.name: argument.required for argument in prompts[name]}
-        for given in arguments or {}:
-            if given not in known:
-                problem = f"{given[:80]}: is not an argument of {name}; its arguments are {', '.join(known)}"
-                raise MCPError(code=INVALID_PARAMS, message=problem)
-        for needed in (argument for argument, required in known.items() if required and argument not in (arguments or {})):
-            raise MCPError(code=INVALID_PARAMS, message=f"{needed}: is required")
+        known = {argument.name: argument.description or "" for argument in prompts[name]}
+        required = [argument.name for argument in prompts[name] if argument.required]
+        if wrong := wrong_argument(name, arguments or {}, known, required):
+            raise MCPError(code=INVALID_PARAMS, message=wrong)
         return await super().get_prompt(name, arguments, context)
 
 

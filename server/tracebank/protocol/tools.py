@@ -12,7 +12,7 @@ checks them, and whatever TracebankError it raises becomes the text that the age
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,18 +68,26 @@ def reply(result: BaseModel, text: str) -> CallToolResult:
     )
 
 
+def wrong_argument(of: str, given: Mapping[str, Any], known: Mapping[str, str], required: Iterable[str]) -> str:
+    """Return which argument of a tool or prompt is not one, or is missing, and what it is; "" where all are well.
+
+    `known` describes each.
+    """
+    for name in given:
+        if name not in known:
+            return f"{name[:80]}: is not an argument of {of}; its arguments are {', '.join(known)}"
+    return next((f"{name}: is required. {known[name]}".rstrip() for name in required if given.get(name) is None), "")
+
+
 class EngineTool(Tool):
     """A tool whose wrong arguments are told as Tracebank tells them."""
 
     async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> Any:
         """Call the function with the client's arguments. Raises: ToolError with the text for the agent."""
         known: Mapping[str, Any] = self.parameters["properties"]
-        for name in arguments:
-            if name not in known:
-                raise ToolError(f"{name[:80]}: is not an argument of {self.name}; its arguments are {', '.join(known)}")
-        for name in self.parameters.get("required", ()):
-            if arguments.get(name) is None:
-                raise ToolError(f"{name}: is required. {known[name].get('description', '')}".rstrip())
+        described = {name: schema.get("description", "") for name, schema in known.items()}
+        if wrong := wrong_argument(self.name, arguments, described, self.parameters.get("required", ())):
+            raise ToolError(wrong)
         decoded = {name: _decoded(value, known[name]) for name, value in arguments.items()}
         try:
             result = await self.fn(**decoded, **{self.context_kwarg or "ctx": context})

@@ -163,7 +163,7 @@ class Scorer:
         """Return what was proposed: the best scored exactly, with what neighbours lend, and word by word; the others behind."""
         of = {row: proposed for proposed in proposals for row in proposed.fused.rows}
         own = {row: score for proposed in proposals for row, score in proposed.fused.scores.items()}
-        rows = list(own) if len(proposals) == 1 else sorted(own, key=lambda row: (-own[row], row))
+        rows = sorted(own, key=lambda row: (-own[row], row))
         limit = EXACT_TRACES * max(1, sum(proposed.cut for proposed in proposals))
         near, borrowers, new = self._neighbours(asked, rows, own, beyond=limit)
         for lender, sides in near.items():

@@ -14,7 +14,7 @@ from anyio import CapacityLimiter, to_thread
 
 from tracebank.errors import DataDirError
 from tracebank.store import traces
-from tracebank.store.schema import connect, open_store, translate
+from tracebank.store.opening import connect, open_store, translate
 from tracebank.store.versions import Versions
 from tracebank.store.writer import Writer
 

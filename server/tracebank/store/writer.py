@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tracebank.errors import StoreError
-from tracebank.store.schema import translate
+from tracebank.store.opening import translate
 
 log = logging.getLogger(__name__)
 
