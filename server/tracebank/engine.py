@@ -155,7 +155,9 @@ class Engine:
         )
         self.llm = LlmClient(llm, world)
         # Whoever learns more from an episode than its steps show is put before the one who reads the steps.
-        self.reflectors: list[Reflector] = [*([ModelReflector(self.llm, self.limits)] if self.llm.configured else ()), StepReflector()]
+        within_s = settings.learning.reflection_timeout_s
+        asked = [ModelReflector(self.llm, self.limits, within_s=within_s)] if self.llm.configured else ()
+        self.reflectors: list[Reflector] = [*asked, StepReflector()]
         self.learner = self._learner()
         self.reasoner = Reasoner(
             llm=self.llm, keep=self.intake.keep, settings=settings.reasoning, limits=self.limits, metrics=self.metrics, new_id=new_trace_id
@@ -174,7 +176,8 @@ class Engine:
         )  # fmt: skip
         judge = Judge(
             store=self.store, similar=self._similar, reflectors=self.reflectors,
-            summarizers=[ModelSummarizer(self.llm)] if self.llm.configured else (), settings=settings, metrics=self.metrics,
+            summarizers=[ModelSummarizer(self.llm, within_s=settings.reflection_timeout_s)] if self.llm.configured else (),
+            settings=settings, metrics=self.metrics,
         )  # fmt: skip
         episodes = Episodes(
             store=self.store, step_log=step_log, judge=judge, keep=self.intake.keep, settings=settings,

@@ -94,6 +94,21 @@ async def test_where_the_model_fails_the_steps_teach_alone(tmp_path: Path, tiny:
         assert (await engine.store.read(engine.store.figures))["traces"] == 1
 
 
+async def test_a_provider_that_hangs_is_left_alone_and_the_next_one_teaches(tmp_path: Path, tiny: TinyModel) -> None:
+    """The part waits for a few seconds only; that it waited in vain must be counted, or it would do so for ever."""
+    async with serving(answer=lambda call: Held(asyncio.Event())) as hanging, serving(answer=said(LESSON)) as well:
+        providers = [{"name": name, "model": "m", "base_url": one.base_url} for name, one in (("hanging", hanging), ("well", well))]
+        llm = {"providers": providers, "breaker_failures": 1}
+        async with Engine.open(settings_of(tmp_path, llm=llm, learning={"reflection_timeout_s": 1.0})) as engine:
+            first = await completed(engine.session())
+            assert "hanging: no answer after" in first.problems["reflection_model"]
+            asked = len(hanging.calls)
+            second = await completed(engine.session())
+            assert not second.problems
+            assert "Install tomlkit" in second.lessons[0]
+            assert len(hanging.calls) == asked
+
+
 async def test_a_models_summary_stands_behind_what_the_steps_show_without_what_it_made_up(tmp_path: Path, tiny: TinyModel) -> None:
     """Sentence by sentence; the words of the steps follow it, whole."""
     async with serving(answer=said(LESSON)) as provider, opened(tmp_path, provider.base_url) as engine:

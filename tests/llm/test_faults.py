@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -42,6 +43,21 @@ AGAIN: dict[str, tuple[Meeting, str, bool]] = {
     "truncated JSON": (Truncated(), "its answer is not JSON", True),
     "no object": (Raw(b"[]"), "its answer is no JSON object but list", True),
     "another protocol": (Raw(b'{"pong": 1}'), "its answer is not of the protocol it was asked in", True),
+    "an object for a text": (
+        Raw(b'{"choices": [{"message": {"content": {"a": 1}}}]}'),
+        "its answer is not of the protocol it was asked in",
+        True,
+    ),
+    "a number for a refusal": (
+        Raw(b'{"choices": [{"message": {"content": "yes", "refusal": 7}}]}'),
+        "its answer is not of the protocol it was asked in",
+        True,
+    ),
+    "an object for a model": (
+        Raw(b'{"model": {"a": 1}, "choices": [{"message": {"content": "yes"}}], "output": 7}'),
+        "its answer is not of the protocol",
+        True,
+    ),
     "error told with status 200": (Raw(b'{"error": {"code": 502, "message": "upstream"}}'), "it failed (status 502): upstream", True),
     "empty content": (Reply(""), "the answer is empty", False),
 }
@@ -238,6 +254,30 @@ async def test_a_provider_that_fails_again_and_again_is_left_alone_then_tried(cl
         assert (await state(client))["breaker"] == "half_open"
         assert (await client.query(Request(prompt="greet"))).text == "back"
         assert (await state(client))["breaker"] == "closed"
+
+
+async def test_who_waits_no_longer_counts_as_a_failure_and_the_next_provider_gets_its_turn(client_of: ClientOf, time: Time) -> None:
+    """One that accepts and never answers must not keep the others from ever being asked."""
+    async with serving(answer=lambda call: Held(asyncio.Event())) as hanging, serving() as well:
+        providers = [provider_settings(hanging, name="hanging"), provider_settings(well, name="well")]
+        client = client_of(*providers, attempts=3, breaker_failures=2)
+        patient = Request(prompt="greet", fresh=True, timeout_s=0.05)
+        assert (await client.query_with_fallback(patient)).provider == "well"  # the clock stands still: there is time left
+        with pytest.raises(LlmUnavailableError, match=r"hanging: no answer after 0\.05 s"):
+            await client.query(patient, provider="hanging")
+        assert len(hanging.calls) == 2
+        assert (await client.query_with_fallback(patient)).provider == "well"
+        assert len(hanging.calls) == 2
+
+
+async def test_where_one_takes_all_the_time_no_other_is_asked(client_of: ClientOf, world: World) -> None:
+    """Whoever waits so long has gone by then."""
+    async with serving(answer=lambda call: Held(asyncio.Event())) as hanging, serving() as well:
+        providers = [provider_settings(hanging, name="hanging"), provider_settings(well, name="well")]
+        client = client_of(*providers, world_of={"clock": monotonic}, attempts=3)
+        with pytest.raises(LlmUnavailableError, match="no answer after"):
+            await client.query_with_fallback(Request(prompt="greet", timeout_s=0.05))
+        assert (len(hanging.calls), len(well.calls)) == (1, 0)
 
 
 async def state(client: LlmClient) -> dict[str, Any]:

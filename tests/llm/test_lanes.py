@@ -161,6 +161,23 @@ async def test_over_http_2_one_lane_carries_all_and_the_others_are_closed() -> N
     assert early.closed == [1]
 
 
+async def test_when_a_server_speaks_http_2_no_longer_its_lane_is_one_among_others() -> None:
+    """Else all requests would wait for each other on it, for as long as the engine runs."""
+    world = World()
+    lanes = world.lanes()
+    world.version = HTTP_2
+    await (await lanes.handle_async_request(REQUEST)).aclose()
+    world.version = b"HTTP/1.1"
+    for response in [await lanes.handle_async_request(REQUEST)]:
+        await response.aclose()
+    held = [await lanes.handle_async_request(REQUEST) for _ in range(3)]
+    assert (world.used, world.made) == ([1, 1, 1, 2, 3], 3)
+    for response in held:
+        await response.aclose()
+    await lanes.aclose()
+    assert sorted(world.closed) == [1, 2, 3]
+
+
 async def test_the_environments_proxy_is_used_but_not_for_those_it_exempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """As every HTTP client does."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"):

@@ -33,10 +33,14 @@ def test_the_same_chance_gives_the_same_pauses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [("3", 3.0), ("", None), ("soon", None), ("-5", None), ("Wed, 25 Nov 2026 12:00:30 -0000", 30.0)]
-)
+    ("value", "expected"),
+    [
+        ("3", 3.0), ("", None), ("soon", None), ("-5", None), ("Wed, 25 Nov 2026 12:00:30 -0000", 30.0),
+        ("9" * 400, 86_400.0), ("Wed, 25 Nov 2099 12:00:30 -0000", 86_400.0), (f"Mon, 01 Jan 2024 00:00:00 +{'9' * 20}", None),
+    ],
+)  # fmt: skip
 def test_retry_after_is_read_where_it_can_be(value: str, expected: float | None) -> None:
-    """What is no time is no wish."""
+    """What is no time is no wish, and nobody is left alone for more than a day."""
     assert retry_after_s({"retry-after": value}, now=datetime.fromtimestamp(NOON, UTC)) == expected
 
 

@@ -72,6 +72,18 @@ async def test_a_file_of_certificates_that_is_none_is_named(client_of: ClientOf)
         assert isinstance(caught.value.__cause__, OSError | ssl.SSLError)
 
 
+async def test_the_environments_certificates_that_are_gone_are_named_and_nothing_counts_as_used(
+    client_of: ClientOf, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where none are needed: a variable of the shell must not be a riddle."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    async with serving() as provider:
+        client = client_of(provider_settings(provider))
+        with pytest.raises(LlmRejectedError, match=r"'SSL_CERT_FILE': '/nowhere/ca\.pem'.*remove the variable"):
+            await client.query(Request(prompt="x"))
+        assert (await world.spending.report())["tokens"] == 0
+
+
 @pytest.mark.parametrize("proxy", ["gopher://me:s3cret@proxy.example:70", "http://me:s3cret/@proxy.example:70", "socks5://me:s3cret@p:70"])
 async def test_a_proxy_that_is_none_is_told_without_its_password_and_the_next_provider_is_asked(
     client_of: ClientOf, world: World, monkeypatch: pytest.MonkeyPatch, proxy: str

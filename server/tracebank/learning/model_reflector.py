@@ -18,6 +18,8 @@ SYSTEM = (
     f"{MAX_LESSONS} lessons that help with other tasks of this kind: from a success what made it work, from a failure what to avoid and "
     "to do instead. Be concrete, use the words of the attempt, invent nothing."
 )
+# Who is asked gives up before the part that asks does: so the provider's failure is counted, and told as its own.
+SHARE_OF_TIME = 0.9
 # Room for a model that thinks before it answers, whose thoughts count as output.
 MAX_PROMPT_TOKENS, MAX_OUTPUT_TOKENS = 6_000, 2_000
 SCHEMA: dict[str, Any] = {"type": "object", "additionalProperties": False, "required": ["lessons"], "properties": {"lessons": LESSONS}}
@@ -28,15 +30,15 @@ class ModelReflector:
 
     name = "model"
 
-    def __init__(self, llm: LlmClient, limits: Limits) -> None:
-        self._llm, self._limits = llm, limits
+    def __init__(self, llm: LlmClient, limits: Limits, *, within_s: float) -> None:
+        self._llm, self._limits, self._within_s = llm, limits, within_s
 
     async def reflect(self, attempt: Attempt) -> Reflection:
         """Return the lessons that hold nothing which the attempt does not. Raises: LlmError and its kinds."""
         said = await to_thread.run_sync(as_read, attempt)
         request = Request(
             prompt=quoted("attempt", said), system=SYSTEM, schema=SCHEMA,
-            max_prompt_tokens=MAX_PROMPT_TOKENS, max_output_tokens=MAX_OUTPUT_TOKENS,
+            max_prompt_tokens=MAX_PROMPT_TOKENS, max_output_tokens=MAX_OUTPUT_TOKENS, timeout_s=SHARE_OF_TIME * self._within_s,
         )  # fmt: skip
         answer = await self._llm.query_with_fallback(request)
         return Reflection(lessons=await to_thread.run_sync(lessons_in, answer.value["lessons"], said, self._limits))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyio import to_thread
 
 from tracebank.learning.model_lessons import made_up
-from tracebank.learning.model_reflector import MAX_OUTPUT_TOKENS, MAX_PROMPT_TOKENS, as_read
+from tracebank.learning.model_reflector import MAX_OUTPUT_TOKENS, MAX_PROMPT_TOKENS, SHARE_OF_TIME, as_read
 from tracebank.learning.reflection import Attempt
 from tracebank.llm import LlmClient, Request
 from tracebank.llm.quoting import quoted
@@ -24,15 +24,16 @@ class ModelSummarizer:
 
     name = "model"
 
-    def __init__(self, llm: LlmClient) -> None:
-        self._llm = llm
+    def __init__(self, llm: LlmClient, *, within_s: float) -> None:
+        self._llm, self._within_s = llm, within_s
 
     async def summarize(self, attempt: Attempt) -> str:
         """Return the sentences that hold nothing which the attempt does not. Raises: LlmError and its kinds."""
         said = await to_thread.run_sync(as_read, attempt)
         request = Request(
-            prompt=quoted("attempt", said), system=SYSTEM, max_prompt_tokens=MAX_PROMPT_TOKENS, max_output_tokens=MAX_OUTPUT_TOKENS
-        )
+            prompt=quoted("attempt", said), system=SYSTEM, max_prompt_tokens=MAX_PROMPT_TOKENS, max_output_tokens=MAX_OUTPUT_TOKENS,
+            timeout_s=SHARE_OF_TIME * self._within_s,
+        )  # fmt: skip
         return await to_thread.run_sync(supported, (await self._llm.query_with_fallback(request)).text, said)
 
 

@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from tracebank.errors import InputError
@@ -28,6 +28,7 @@ class Request:
 
     `max_prompt_tokens` and `max_output_tokens` lower what the provider's settings allow. `repeatable=False`: never sent
     again once a provider may have worked on it. `fresh`: wants an answer of its own, though an equal prompt was asked.
+    `timeout_s`: how long its caller waits, for all that are asked in turn; None: as long as they may take.
     """
 
     prompt: str
@@ -38,6 +39,7 @@ class Request:
     temperature: float | None = None
     repeatable: bool = True
     fresh: bool = False
+    timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -47,15 +49,20 @@ class Request:
                 raise InputError(name, f"must be at least 1, not {value}")
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise InputError("temperature", f"must be 0 to 2, not {self.temperature}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise InputError("timeout_s", f"must be above 0, not {self.timeout_s}")
 
     def key(self) -> str:
-        """Return what two requests share exactly when everything that is asked is equal."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Return what two requests share exactly when everything that is asked is equal, however long they wait."""
+        return hashlib.sha256(json.dumps(asdict(replace(self, timeout_s=None)), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a protocol's answer says. Tokens are None where the provider does not count; `refusal` is why it declined."""
+    """What a protocol's answer says. Tokens are None where the provider does not count; `refusal` is why it declined.
+
+    Raises: TypeError where a text is none: a provider's JSON may hold anything.
+    """
 
     text: str
     model: str
@@ -63,6 +70,11 @@ class Answer:
     tokens_out: int | None = None
     truncated: bool = False
     refusal: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "model", "refusal"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{name} must be a string, not {type(value).__name__}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,8 +112,15 @@ class LlmClient:
 
     async def _asked(self, request: Request, names: tuple[str, ...]) -> Completion:
         providers = await self._loaded()
+        clock = self._world.clock
+        until = None if request.timeout_s is None else clock() + request.timeout_s
         errors: list[LlmError] = []
         for name in names:
+            if until is not None and errors:
+                # Whoever takes all the time there is leaves none for the next one; its breaker opens when it does so again and again.
+                if (left_s := until - clock()) <= 0:
+                    break
+                request = replace(request, timeout_s=left_s)
             try:
                 completion = await providers[name].complete(request)
             except LlmError as error:

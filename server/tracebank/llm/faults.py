@@ -13,6 +13,8 @@ from tracebank.errors import LlmCallError, LlmRejectedError, LlmUnavailableError
 from tracebank.llm.storable import storable_json
 
 SHOWN_CHARS = 300
+# Whoever asks to be left alone for longer is tried again after a day: a number can be any number.
+LONGEST_PAUSE_S = 86_400.0
 # Refused before any work was done: asking again does nothing twice. 529 is Anthropic's "overloaded".
 _UNPROCESSED = frozenset({425, 429, 503, 529})
 _TRANSIENT = frozenset({408, 409, 500, 502, 504}) | _UNPROCESSED
@@ -55,16 +57,17 @@ def is_charged(error: LlmCallError) -> bool:
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Return how long the provider asks to be left alone: in seconds, or until a date (RFC 9110, 10.2.3)."""
+    """Return how long the provider asks to be left alone, a day at most: in seconds, or until a date (RFC 9110, 10.2.3)."""
     value = headers.get("retry-after", "").strip()
     if value.isdecimal():
-        return float(value)
+        return min(float(value), LONGEST_PAUSE_S)
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+        # A date without a zone is in UTC, as all dates of HTTP are.
+        asked_s = (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds()
+    except (ValueError, OverflowError):
         return None
-    # A date without a zone is in UTC, as all dates of HTTP are.
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
+    return min(max(0.0, asked_s), LONGEST_PAUSE_S)
 
 
 def _said(body: bytes) -> str:

@@ -37,8 +37,13 @@ class Lanes(httpx.AsyncBaseTransport):
 
         Raises: httpx.PoolTimeout where none is free in time, and what `make` and the transport raise.
         """
-        if self._shared is not None:
-            return await self._shared.handle_async_request(request)
+        if (shared := self._shared) is not None:
+            response = await shared.handle_async_request(request)
+            if response.extensions.get("http_version") != HTTP_2 and self._shared is shared:
+                # Another server answers at that address now: this lane is one among others from here on.
+                self._shared = None
+                self._idle.append((self._clock(), shared))
+            return response
         await self._turn(request)
         try:
             lane = self._idle.pop()[1] if self._idle else self._make()

@@ -47,17 +47,20 @@ class Pool:
         self._opening = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
 
-    async def post(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any], *, key: str) -> Mapping[str, Any]:
-        """Return the answer's JSON object. `key` is what must not come out again.
+    async def post(
+        self, path: str, headers: Mapping[str, str], body: Mapping[str, Any], *, key: str, wait_s: float | None = None
+    ) -> Mapping[str, Any]:
+        """Return the answer's JSON object. `key` is what must not come out again; `wait_s`: how long the caller waits.
 
         Raises: LlmRejectedError, LlmUnavailableError, LlmAnswerError.
         """
+        limit_s = self._limits.attempt_s if wait_s is None else min(self._limits.attempt_s, wait_s)
         try:
             client = self._client or await self._open()
-            async with asyncio.timeout(self._limits.attempt_s):
+            async with asyncio.timeout(limit_s):
                 response, content = await self._exchange(client, path, headers, body)
         except TimeoutError as error:
-            raise LlmUnavailableError(self._provider, f"no answer after {self._limits.attempt_s:g} s", again=True) from error
+            raise LlmUnavailableError(self._provider, f"no answer after {limit_s:.3g} s", again=True) from error
         except httpx.HTTPError as error:
             raise of_network(self._provider, error) from error
         except (httpx.InvalidURL, ExceptionGroup, OverflowError, UnicodeError) as error:
@@ -119,7 +122,12 @@ class Pool:
         )
 
     def _certificates(self) -> ssl.SSLContext:
-        context = httpx.create_ssl_context()
+        try:
+            context = httpx.create_ssl_context()
+        except OSError as error:
+            named = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ}
+            problem = f"the certificates that the environment names cannot be read, {named}: {error}; correct or remove the variable"
+            raise LlmRejectedError(self._provider, problem, processed=False) from error
         if self._ca_file:
             try:
                 context.load_verify_locations(cafile=os.path.expanduser(self._ca_file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,6 +59,7 @@ class PooledProvider:
 
     async def complete(self, request: Request) -> Completion:
         """Return the answer. Raises: LlmCallError and its kinds, LlmCapError, StoreError."""
+        until = None if request.timeout_s is None else self._world.clock() + request.timeout_s
         output_tokens = min(request.max_output_tokens or self._model.max_output_tokens, self._model.max_output_tokens)
         room = self._model.context_tokens - output_tokens
         world = self._world
@@ -67,25 +68,28 @@ class PooledProvider:
         )
         most = self._spent(tokens_in, output_tokens)
         problem = ""
-        async for attempt in attempts(self._patience, repeatable=request.repeatable, sleep=world.sleep, rng=world.rng):
+        patient = attempts(
+            self._patience, repeatable=request.repeatable, sleep=world.sleep, rng=world.rng, within_s=_left_s(until, world.clock)
+        )
+        async for attempt in patient:
             number = attempt.retry_state.attempt_number
             with attempt:
                 if number > 1:
                     world.metrics.count("llm_retries")
                 try:
                     asked = corrected(request, problem) if problem else request
-                    return await self._attempt(asked, output_tokens, most, retries=number - 1)
+                    return await self._attempt(asked, output_tokens, most, retries=number - 1, until=until)
                 except LlmSchemaError as error:
                     problem = error.problem
                     raise
         raise AssertionError("the last attempt raises")
 
-    async def _attempt(self, request: Request, output_tokens: int, most: Spent, *, retries: int) -> Completion:
+    async def _attempt(self, request: Request, output_tokens: int, most: Spent, *, retries: int, until: float | None) -> Completion:
         with self._breaker.guard():
             reservation = await self._world.spending.reserve(most)
             began = time.perf_counter()
             try:
-                answer = await self._ask(request, output_tokens)
+                answer = await self._ask(request, output_tokens, until)
             except LlmCallError as error:
                 self._world.metrics.count(f"llm_failed:{self.name}")
                 await self._failed(error, reservation)
@@ -94,11 +98,12 @@ class PooledProvider:
             self._world.metrics.observe(f"llm:{self.name}", latency_ms)
             return await self._settled(request, answer, reservation, most, latency_ms=latency_ms, retries=retries)
 
-    async def _ask(self, request: Request, output_tokens: int) -> Answer:
+    async def _ask(self, request: Request, output_tokens: int, until: float | None) -> Answer:
         model, key = self._model, self._key()
         asked = in_words(request) if request.schema is not None and not model.json_schema else request
         body = model.dialect.body(asked, model=model.model, max_output_tokens=output_tokens, base_url=model.base_url)
-        payload = await self._pool.post(model.dialect.path, model.dialect.headers(key), body, key=key)
+        left_s = _left_s(until, self._world.clock)
+        payload = await self._pool.post(model.dialect.path, model.dialect.headers(key), body, key=key, wait_s=left_s)
         if (told := self._told(payload, key)) is not None:
             raise told
         try:
@@ -202,6 +207,10 @@ class PooledProvider:
     async def close(self) -> None:
         """Close its connections."""
         await self._pool.close()
+
+
+def _left_s(until: float | None, clock: Callable[[], float]) -> float | None:
+    return None if until is None else max(0.0, until - clock())
 
 
 def _counter(counters: Mapping[str, int], provider: str, name: str) -> int:

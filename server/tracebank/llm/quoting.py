@@ -1,11 +1,15 @@
-"""What others wrote, quoted in a prompt: between tags, as data that cannot end its own quotation."""
+"""What others wrote, quoted in a prompt: between tags, as data that can neither end its own quotation nor begin another."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal, get_args
+
+# Every tag that a prompt of ours has.
+Tag = Literal["task", "plan", "memories", "answer", "problems", "attempt"]
+_TAG = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(get_args(Tag))})\b)", re.IGNORECASE)
 
 
-def quoted(tag: str, text: str) -> str:
-    """Return the text between <tag> and </tag>; tags of that name inside of it are defused."""
-    defused = re.sub(rf"<(?=\s*/?\s*{re.escape(tag)}\b)", "&lt;", text, flags=re.IGNORECASE)
-    return f"<{tag}>\n{defused}\n</{tag}>"
+def quoted(tag: Tag, text: str) -> str:
+    """Return the text between <tag> and </tag>; whatever looks like a tag of ours inside of it is defused."""
+    return f"<{tag}>\n{_TAG.sub('&lt;', text)}\n</{tag}>"

@@ -6,10 +6,11 @@ back together. https://aws.amazon.com/blogs/architecture/exponential-backoff-and
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_any, stop_before_delay
 
 from tracebank.errors import LlmCallError
 from tracebank.llm.base import Sleep
@@ -24,8 +25,8 @@ class Patience:
     most_s: float = 30.0
 
 
-def attempts(patience: Patience, *, repeatable: bool, sleep: Sleep, rng: random.Random) -> AsyncRetrying:
-    """Return the attempts to loop over. The last error is raised as it is."""
+def attempts(patience: Patience, *, repeatable: bool, sleep: Sleep, rng: random.Random, within_s: float | None = None) -> AsyncRetrying:
+    """Return the attempts to loop over, none of which begins after `within_s`. The last error is raised as it is."""
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -34,7 +35,7 @@ def attempts(patience: Patience, *, repeatable: bool, sleep: Sleep, rng: random.
 
     return AsyncRetrying(
         sleep=sleep,
-        stop=stop_after_attempt(patience.attempts),
+        stop=stop_any(stop_after_attempt(patience.attempts), stop_before_delay(math.inf if within_s is None else within_s)),
         wait=wait,
         retry=retry_if_exception(lambda error: _again(error, patience, repeatable=repeatable)),
         reraise=True,
