@@ -9,7 +9,7 @@ from typing import Any
 from tracebank.learning.model_lessons import LESSONS
 from tracebank.learning.reflection import MAX_LESSONS
 from tracebank.llm import Request
-from tracebank.llm.quoting import quoted
+from tracebank.llm.quoting import Tag, quoted
 from tracebank.reasoning.attempts import Attempt, Draft
 
 QUESTIONS, PROBLEMS = 3, 5
@@ -113,5 +113,5 @@ def _judged(number: int, one: Draft) -> str:
 
 
 def _brief(briefing: Briefing) -> list[str]:
-    parts = {"task": briefing.task, "plan": briefing.plan, "memories": briefing.memories}
+    parts: dict[Tag, str] = {"task": briefing.task, "plan": briefing.plan, "memories": briefing.memories}
     return [quoted(tag, text) for tag, text in parts.items() if text]

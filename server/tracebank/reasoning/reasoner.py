@@ -213,7 +213,7 @@ class Reasoner:
         )
         trace = as_trace(
             self._new_id(), run.assignment, run.briefing.plan, run.attempts, best, lessons,
-            parent_id=parent_among(found), memories=reasoned.memories, bill=run.bill, max_bytes=self._limits.content_bytes,
+            parent_id=parent_among(found), memories=reasoned.memories, bill=run.bill, limits=self._limits,
         )  # fmt: skip
         await run.progress.step("remembering")
         try:

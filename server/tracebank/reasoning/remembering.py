@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tracebank.learning.completion import LIKE
 from tracebank.llm import Completion
 from tracebank.reasoning.attempts import Attempt, Draft
 from tracebank.reasoning.prompts import told
 from tracebank.reasoning.request import Assignment
-from tracebank.records import Lesson, Trace
+from tracebank.records import Lesson, Limits, Trace
 from tracebank.retrieval.presentation import Result
 
 TAG = "reason"
@@ -52,9 +53,9 @@ def as_trace(
     parent_id: str | None,
     memories: Sequence[str],
     bill: Bill,
-    max_bytes: int,
+    limits: Limits,
 ) -> Trace:
-    """Return the trace: the answer first, then the plan and the attempts, as far as there is room."""
+    """Return the trace: the answer first, then the plan and the attempts, as far as there is room within the limits."""
     parts = [f"Answer:\n{best.text}", *([f"Plan: {plan}"] if plan else []), *(told(attempt) for attempt in attempts if attempt.drafts)]
     counts = {"drafts": sum(len(attempt.drafts) for attempt in attempts), "llm_calls": bill.calls, "llm_tokens": bill.tokens}
     score = {"score": best.verdict.score} if best.verdict else {}
@@ -62,13 +63,26 @@ def as_trace(
         trace_id=trace_id,
         namespace=assignment.namespace,
         task=assignment.task,
-        content=_cut("\n\n".join(parts), max_bytes),
+        content=_cut("\n\n".join(parts), limits.content_bytes),
         outcome=best.outcome,
         lessons=tuple(lessons),
         tags=(TAG,),
         parent_id=parent_id,
-        metadata={**counts, **score, "cost_usd": round(bill.cost_usd, 6), "model": bill.model, "built_on": " ".join(memories)},
+        metadata={
+            **counts,
+            **score,
+            "cost_usd": round(bill.cost_usd, 6),
+            # What a provider calls its model is its own word.
+            "model": bill.model[: limits.metadata_value_chars],
+            "built_on": _listed(memories, limits.metadata_value_chars),
+        },
     )
+
+
+def _listed(ids: Sequence[str], max_chars: int) -> str:
+    """Return ids in a line, the first ones where not all have room."""
+    lengths = accumulate(len(one) + 1 for one in ids)
+    return " ".join(one for one, end in zip(ids, lengths, strict=True) if end - 1 <= max_chars)
 
 
 def _cut(text: str, max_bytes: int) -> str:
