@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from talk import Talk
+from talk import Talk, text_of
 
 
 def test_what_matches_is_shown_and_only_then_deleted(either: Talk, namespace: str) -> None:
@@ -26,6 +26,8 @@ def test_without_a_namespace_only_the_clients_own_is_touched(talk: Talk, namespa
     """An id of another project is not known here."""
     talk.call("add_trace", task="somebody else's", trace_id=namespace, namespace=namespace)
     assert talk.call("forget", trace_ids=[namespace], dry_run=False) == {"matched": 0, "deleted": 0, "sample": []}
+    told = text_of(talk.result("forget", trace_ids=[namespace, "nowhere"]))
+    assert told == f"0 match; not in namespace default: {namespace}, nowhere; in namespace {namespace}, which you may give: {namespace}"
     assert talk.found(query="somebody", namespace=namespace) == [namespace]
 
 
@@ -38,6 +40,7 @@ def test_without_a_namespace_only_the_clients_own_is_touched(talk: Talk, namespa
         ({"before": "soon", "dry_run": False}, "before: must be an RFC 3339 time"),
         ({"trace_ids": [], "namespace": "x", "dry_run": False}, "trace_ids: is empty, which would mean everything else that is asked for"),
         ({"tags": [], "outcome": "failure", "dry_run": False}, "tags: is empty"),
+        ({"outcome": [], "namespace": "x", "dry_run": False}, "outcome: is empty"),
         ({"metadata": {}, "namespace": "x", "dry_run": False}, "metadata: is empty"),
         ({"namespace": "x", "dry_run": "perhaps"}, "dry_run: must be true or false, not 'perhaps'"),
     ],

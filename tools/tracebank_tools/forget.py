@@ -37,8 +37,11 @@ async def forget(
     )  # fmt: skip
     result = ForgetResult(matched=done.matched, deleted=done.deleted, sample=list(done.sample))
     shown = "".join(f"\n- {found['trace_id']}: {found['task']}" for found in done.sample)
-    acted = f"{done.deleted} deleted" if done.deleted or dry_run is False else f"{done.matched} match; dry_run=false deletes them"
-    return reply(result, acted + shown)
+    if done.deleted or dry_run is False:
+        acted = f"{done.deleted} deleted"
+    else:
+        acted = f"{done.matched} match; dry_run=false deletes them" if done.matched else "0 match"
+    return reply(result, "; ".join(filter(None, (acted, done.note))) + shown)
 
 
 TOOL = ToolSpec(run=forget, title="Forget memories", destructive=True, idempotent=True)

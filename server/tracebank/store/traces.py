@@ -194,6 +194,16 @@ def rows_of(db: sqlite3.Connection, trace_ids: Sequence[str], namespaces: Sequen
     return [row for (row,) in found]
 
 
+def places_of(db: sqlite3.Connection, trace_ids: Sequence[str], namespaces: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Return (trace_id, namespace) of every trace that carries one of the ids, in these namespaces (empty: in any)."""
+    where, arguments = _in_namespaces(namespaces)
+    return db.execute(
+        "SELECT t.trace_id, n.name FROM traces t JOIN namespaces n ON n.id = t.namespace_id "
+        f"WHERE t.trace_id IN (SELECT value FROM json_each(?)){where} ORDER BY t.id",
+        (json.dumps(list(trace_ids)), *arguments),
+    ).fetchall()
+
+
 def labels_of(tags: Iterable[str], metadata: Iterable[tuple[str, Scalar]]) -> list[tuple[str, Any]]:
     """Return tags and metadata as they stand in `labels`: true and false apart from the numbers that SQLite takes them for."""
     return [*((TAG, tag) for tag in tags), *((key, bytes([value]) if isinstance(value, bool) else value) for key, value in metadata)]
