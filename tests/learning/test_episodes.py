@@ -6,14 +6,16 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from samples import WAIT_S, TinyModel, settings_of, settled
 
 from tracebank.engine import Engine, Session
-from tracebank.errors import InputError, StoreFullError
+from tracebank.errors import InputError, StoreError, StoreFullError
 from tracebank.learning import Attempt, Episode, Episodes, Reflection
 from tracebank.operations import import_lines
 from tracebank.records import Lesson, parse_trace
@@ -233,11 +235,21 @@ async def test_completing_twice_is_completing_once(engine: Engine, session: Sess
     third = await complete(session, episode_id)
     assert (first.trace_id, first.reward, first.lessons) == (second.trace_id, second.reward, second.lessons)
     assert third == second
-    for outcome, said in (("failure", {}), ("success", {"lessons": ["Mine.", "Another one."]})):
+    new: list[tuple[str, dict[str, Any]]] = [
+        ("failure", {}), ("success", {"lessons": ["Mine.", "Another one."]}),
+        ("success", {"summary": "It was DNS."}), ("success", {"reward": 0.1}),
+    ]  # fmt: skip
+    for outcome, said in new:
         advice = rf"is complete already, as success: nothing of this call was kept\. Add .* with add_trace and parent_id {episode_id}"
         with pytest.raises(InputError, match=advice):
             await complete(session, episode_id, outcome, **said)
     assert await engine.store.read(lambda db: traces.count(db, engine.spaces["default"])) == 1
+
+
+async def test_who_repeats_a_summary_and_a_reward_of_their_own_gets_the_answer_again(session: Session) -> None:
+    """They are not new."""
+    episode_id, said = await episode_of(session, GOOD), {"summary": "It was DNS.", "reward": 0.1}
+    assert await complete(session, episode_id, **said) == replace(await complete(session, episode_id, **said), seq=ANY)
 
 
 async def test_a_call_that_is_repeated_gets_its_answer_also_when_the_memory_was_updated(session: Session) -> None:
@@ -390,6 +402,8 @@ async def test_an_abandoned_episode_is_closed_as_unknown(tmp_path: Path, abandon
         stored = await engine.trace(episode_id, engine.session())
         assert stored is not None
         assert (str(stored.trace.outcome), stored.trace.tags) == ("unknown", ("episode", "abandoned"))
+        with pytest.raises(InputError, match=rf"'{episode_id}' had no step for too long .* complete_episode with it still ends it"):
+            await engine.log_steps({"episode_id": episode_id, "steps": [GOOD]}, engine.session())
         assert "pip install x" in stored.trace.lessons[0].content
 
 
@@ -522,6 +536,51 @@ async def test_what_is_learned_from_a_trace_is_forgotten_with_it(engine: Engine,
         return [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
 
     assert await engine.store.read(left) == [0] * 6
+
+
+async def test_a_trace_that_is_updated_is_evidence_of_its_new_outcome(engine: Engine, session: Session) -> None:
+    """In every pattern that it shows; one that nobody knows the end of is no evidence at all."""
+    first, second = [await complete(session, await episode_of(session, BAD, FIX, GOOD)) for _ in range(2)]
+
+    async def rates() -> set[tuple[int, int, float]]:
+        rows = await engine.store.read(lambda db: traces.rows_of(db, [first.trace_id]))
+        found = await engine.store.read(lambda db: patterns.of_traces(db, rows, min_seen=1))
+        return {(pattern.seen, pattern.judged, pattern.credit) for pattern in found}
+
+    assert await rates() == {(2, 2, 2.0)}
+    for outcome, expected in (("failure", (2, 2, 1.0)), ("unknown", (2, 1, 1.0)), ("partial", (2, 2, 1.5)), ("success", (2, 2, 2.0))):
+        await engine.add({"trace_id": second.trace_id, "task": "Make the tests pass", "outcome": outcome}, session)
+        assert await rates() == {expected}
+
+
+async def test_an_episode_without_steps_says_nothing_of_how_many_are_usual(session: Session) -> None:
+    """A flawless one of two steps is not twice as long as it."""
+    await complete(session, (await session.engine.log_steps({"task": "Make the tests pass", "steps": []}, session)).episode_id)
+    await settled(session.engine)
+    after = await complete(session, await episode_of(session, FIX, GOOD))
+    assert after.reward_parts["efficiency"] == 1.0
+
+
+async def test_steps_that_were_forgotten_are_in_no_file_though_one_could_not_be_deleted_at_first(
+    engine: Engine, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever forgets hears of it, and when they do it again, or a moment later by itself, it is gone."""
+    episode_id = await episode_of(session, {"action": "use password hunter2", "ok": True})
+    unlink = Path.unlink
+
+    def refused(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    def segments() -> list[Path]:
+        return list((tmp_path / "data" / "journal").iterdir())
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(StoreError, match=r"cannot be deleted: Permission denied; .*repeat the call"):
+        await engine.forget_open([episode_id])
+    assert segments()
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert await engine.forget_open([episode_id]) == 1
+    assert not segments()
 
 
 async def test_patterns_are_told_in_a_search_within_its_budget(engine: Engine, session: Session) -> None:

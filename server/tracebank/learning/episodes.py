@@ -19,7 +19,7 @@ from tracebank.learning.completion import Judge, Judgement
 from tracebank.learning.feedback import USED_WEIGHT
 from tracebank.learning.reflection import Attempt
 from tracebank.learning.reward import CREDIT
-from tracebank.learning.step_log import Episode, StepLog
+from tracebank.learning.step_log import ABANDONED_TAG, Episode, StepLog
 from tracebank.learning.summary import handoff, transcript
 from tracebank.records import Limits, Outcome, Trace, shown
 from tracebank.settings import LearningSettings
@@ -37,7 +37,7 @@ TraceName = tuple[str, str]
 
 # A clock that was set forward is noticed within this time.
 LONGEST_WAIT_S = 3_600.0
-TAG, ABANDONED_TAG = "episode", "abandoned"
+TAG = "episode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class Episodes:
         return await self._store_trace(episode, attempt, said, judgement, recalled, before=before, abandoned=abandoned)
 
     def _attempt(self, episode: Episode, steps: Sequence[Step], outcome: Outcome) -> Attempt:
-        observed = observe(steps, waiting_actions=self._settings.waiting_actions)
+        observed = observe(steps, outcome=outcome, waiting_actions=self._settings.waiting_actions)
         return Attempt(task=episode.task, outcome=outcome, steps=tuple(steps), observed=observed)
 
     async def _completed_before(self, said: Completion) -> Completed:
@@ -131,8 +131,9 @@ class Episodes:
         if result is None:
             raise _unknown(said.episode_id)
         # What it was completed with; its trace may have been updated since.
-        outcome = result.pop("outcome", outcome)
-        if said.outcome != outcome or not {lesson.text for lesson in said.lessons} <= set(result["lessons"]):
+        outcome, words = result.pop("outcome", outcome), result.pop("said", {})
+        new = [name for name, value in _words(said).items() if value and words and value != words[name]]
+        if said.outcome != outcome or not {lesson.text for lesson in said.lessons} <= set(result["lessons"]) or new:
             raise InputError(
                 "episode_id",
                 f"{shown(said.episode_id)} is complete already, as {outcome}: nothing of this call was kept. Add what was learned since "
@@ -177,7 +178,7 @@ class Episodes:
                 episode_id=trace.trace_id,
                 effort=attempt.observed.effort,
                 keep_steps=abandoned,
-                result={**_fields(whole), "outcome": str(said.outcome)},
+                result={**_fields(whole), "outcome": str(said.outcome), "said": _words(said)},
             )
             episodes.close(db, closing, added.row)
             if said.outcome == Outcome.SUCCESS:
@@ -281,6 +282,11 @@ def _unknown(episode_id: str) -> InputError:
 
 def _fields(completed: Completed) -> dict[str, Any]:
     return {name: value for name, value in asdict(completed).items() if name != "seq"}
+
+
+def _words(said: Completion) -> dict[str, Any]:
+    """Return what an agent said of its episode that the answer does not repeat."""
+    return {"summary": said.summary, "reward": said.reward}
 
 
 def _metadata(attempt: Attempt, judgement: Judgement) -> dict[str, str | int | float | bool]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracebank.errors import DataDirError, StoreFullError
+from tracebank.errors import DataDirError, StoreError, StoreFullError
 
 log = logging.getLogger(__name__)
 
@@ -75,19 +75,31 @@ class Journal:
         while view:
             view = view[os.write(self._descriptor, view) :]
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no segment."""
+        return self._path is None and not self._old
+
     def rotate(self) -> Sequence[Path]:
-        """End the current segment, so that the next record begins another. Returns all segments that have ended. Raises: OSError."""
+        """End the current segment, so that the next record begins another. Returns all segments that have ended. Raises: StoreError."""
         if self._path is not None:
+            path, self._path = self._path, None
             descriptor, self._descriptor = self._descriptor, -1
-            self._old, self._path = [*self._old, self._path], None
-            # Closed it is in any case, and its number may be another file's by the next time.
-            os.close(descriptor)
+            self._old = [*self._old, path]
+            try:
+                # Closed it is in any case, and its number may be another file's by the next time.
+                os.close(descriptor)
+            except OSError as error:
+                raise StoreError(f"{path} could not be closed: {error.strerror}; repeat the call") from error
         return tuple(self._old)
 
     def drop(self, segments: Sequence[Path]) -> None:
-        """Delete segments whose records are stored. Raises: OSError; those that are left are among the ended ones still."""
+        """Delete segments whose records are stored. Raises: StoreError; those that are left are among the ended ones still."""
         for path in segments:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be deleted: {error.strerror}; it quotes steps that are stored: repeat the call") from error
         self._old = [path for path in self._old if path not in segments]
 
     def close(self) -> None:

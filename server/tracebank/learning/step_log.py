@@ -29,6 +29,8 @@ from tracebank.store.episodes import MARKUP_BYTES, OpenEpisode, StepRecord
 
 log = logging.getLogger(__name__)
 
+# What the trace of an episode is tagged with that its agent has not ended.
+ABANDONED_TAG = "abandoned"
 # While the store cannot take them, so many steps wait in memory; then agents hear of it.
 MAX_WAITING_FLUSHES = 20
 
@@ -137,7 +139,12 @@ class StepLog:
         return episode
 
     async def not_open(self, episode_id: str) -> InputError:
-        """Return the error for an episode that is complete, or that nobody knows."""
+        """Return the error for an episode that is complete, that was closed as abandoned, or that nobody knows."""
+        if await self._store.read(lambda db: episodes.tagged(db, episode_id, ABANDONED_TAG)) is not None:
+            return InputError(
+                "episode_id",
+                f"{shown(episode_id)} had no step for too long and was closed: it takes no more; complete_episode with it still ends it",
+            )
         if await self._store.read(lambda db: episodes.result_of(db, episode_id)) is not None:
             return InputError(
                 "episode_id",
@@ -164,12 +171,12 @@ class StepLog:
             self._timer = asyncio.get_running_loop().call_later(self._settings.flush_s, self._due.set)
 
     async def store_due(self) -> None:
-        """Store steps when it is time. Raises: StoreError, OSError; then it is time still."""
+        """Store steps when it is time. Raises: StoreError; then it is time still."""
         await self._due.wait()
         await self.flush()
 
     async def flush(self) -> None:
-        """Store every step that was logged until now, in one commit. Raises: StoreError, OSError; then they stay in the journal."""
+        """Store every step that was logged until now, in one commit, and nowhere else. Raises: StoreError; then the journal has them."""
         # Steps that are half way between buffer and store must not be lost because one caller is cancelled.
         await self._flushes.run(self._flush())
 
@@ -187,14 +194,16 @@ class StepLog:
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None
-                if not self._buffer:
+                # What is stored may still be in a segment that could not be deleted.
+                if not self._buffer and self._journal.empty:
                     return
                 segments = await self._off_the_loop(self._journal.rotate)
                 records, self._buffer = self._buffer, []
                 self._storing = records
             try:
-                with self._metrics.timed("store_steps"):
-                    await self._store.write(lambda db: episodes.put(db, records))
+                if records:
+                    with self._metrics.timed("store_steps"):
+                        await self._store.write(lambda db: episodes.put(db, records))
             except BaseException:
                 self._buffer[:0] = records
                 raise
@@ -210,9 +219,9 @@ class StepLog:
     async def close(self) -> None:
         """Store what is buffered; where that fails the journal keeps it for the next engine."""
         await self._flushes.settled()
-        with contextlib.suppress(StoreError, OSError):
+        with contextlib.suppress(StoreError):
             await self.flush()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(StoreError):
             self._journal.close()
 
     # -- reading and completing ---------------------------------------------------------------------------------

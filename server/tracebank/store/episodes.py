@@ -152,9 +152,9 @@ def drop(db: sqlite3.Connection, episode_id: str) -> None:
 
 
 def efforts(db: sqlite3.Connection, rows: Sequence[int]) -> dict[int, int]:
-    """Return steps and retries of the complete episodes among these traces, by row of the trace."""
+    """Return steps and retries of the complete episodes among these traces that had steps, by row of the trace."""
     found = db.execute(
-        "SELECT trace, effort FROM episodes WHERE trace IN (SELECT value FROM json_each(?)) AND effort IS NOT NULL",
+        "SELECT trace, effort FROM episodes WHERE trace IN (SELECT value FROM json_each(?)) AND effort > 0",
         (json.dumps(list(rows)),),
     )
     return dict(found.fetchall())
