@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracebank.learning.analysis import Observed, error_kind, error_line, failed, observe, one_line, tool_of
+from tracebank.records import Outcome
 from tracebank.steps import Step
 
 MISSING = "Traceback (most recent call last):\n  File x\nModuleNotFoundError: No module named 'freezegun'\n"
@@ -17,9 +18,9 @@ def steps(*told: tuple[str, str, bool]) -> list[Step]:
     return [Step(action=action, observation=observation, ok=ok) for action, observation, ok in told]
 
 
-def seen(*told: tuple[str, str, bool]) -> Observed:
+def seen(*told: tuple[str, str, bool], outcome: Outcome = Outcome.SUCCESS) -> Observed:
     """Return what such steps show."""
-    return observe(steps(*told))
+    return observe(steps(*told), outcome=outcome)
 
 
 def test_each_step_is_looked_at_a_few_times_however_many_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +125,15 @@ def test_an_action_that_was_given_up_for_another_one_is_replaced_by_it() -> None
     assert [m.action for m in ended_badly.dead_ends] == ["use_api(a)", "save()"]
 
 
+@pytest.mark.parametrize("outcome", [Outcome.FAILURE, Outcome.UNKNOWN])
+def test_what_is_looked_at_before_giving_up_replaces_nothing(outcome: Outcome) -> None:
+    """Nor where nobody knows yet how it ends: an agent that looks around after a failure has not solved it."""
+    told = [("kubectl apply -f app.yaml", "error: no matches for kind Ingress", False), ("ls", "app.yaml", True)]
+    found = seen(*told, outcome=outcome)
+    assert ([m.action for m in found.dead_ends], found.recovered) == ([told[0][0]], 0)
+    assert not seen(*told, outcome=Outcome.PARTIAL).dead_ends
+
+
 def test_what_never_worked_is_a_dead_end_however_often_it_was_tried() -> None:
     """With the number of times."""
     found = seen(("deploy()", "denied", False), ("look()", "", True), ("deploy()", "denied", False))
@@ -141,7 +151,7 @@ def test_the_same_answer_again_and_again_is_a_loop() -> None:
 def test_waiting_for_a_person_is_no_effort() -> None:
     """Neither its steps nor its time count."""
     own = [Step(action="edit(a)", ok=True, duration_ms=5.0), Step(action="ask_user(which one?)", ok=True, duration_ms=1e6)]
-    found = observe(own, waiting_actions=("ask_user",))
+    found = observe(own, outcome=Outcome.SUCCESS, waiting_actions=("ask_user",))
     assert (found.steps, found.duration_ms, found.effort, found.route) == (1, 5.0, 1, ("edit(a)",))
 
 

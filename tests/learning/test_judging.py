@@ -32,7 +32,7 @@ STEPS = (
 
 def attempt(*steps: Step, outcome: Outcome = Outcome.FAILURE, task: str = "Release the billing service") -> Attempt:
     """Return an attempt at a task."""
-    return Attempt(task=task, outcome=outcome, steps=steps, observed=observe(steps))
+    return Attempt(task=task, outcome=outcome, steps=steps, observed=observe(steps, outcome=outcome))
 
 
 # -- reward -----------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_patterns_are_made_of_tools_and_masked_errors_only() -> None:
         Step(action="run(secret=1)", observation="ok", ok=True),
         Step(action="end(secret=3)", observation="ok", ok=True),
     )
-    keys = patterns_of(told, observe(told))
+    keys = patterns_of(told, observe(told, outcome=Outcome.SUCCESS))
     assert keys == [
         PatternKey(kind="recovery", context="run fails (Error: user * at *, code *)", choice="fix → run"),
         PatternKey(kind="sequence", context="fix → run", choice="end"),

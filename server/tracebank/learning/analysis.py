@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tracebank.index.stopwords import STOP_WORDS
+from tracebank.records import Outcome
 from tracebank.steps import Step
 
 # Where an agent does not say whether a step went well, a line that begins like this says that it did not.
@@ -124,11 +125,11 @@ def error_kind(error: str) -> str:
     return _MASKED.sub("*", error)[:KIND_CHARS].strip()
 
 
-def observe(steps: Sequence[Step], *, waiting_actions: Sequence[str] = ()) -> Observed:
-    """Return what the steps show."""
+def observe(steps: Sequence[Step], *, outcome: Outcome, waiting_actions: Sequence[str] = ()) -> Observed:
+    """Return what the steps of an episode that ended so, or has not ended (unknown), show."""
     own = [step for step in steps if tool_of(step.action) not in waiting_actions]
     bad = [failed(step) for step in own]
-    recoveries, dead_ends = _mistakes(own, bad)
+    recoveries, dead_ends = _mistakes(own, bad, well=outcome in (Outcome.SUCCESS, Outcome.PARTIAL))
     in_vain = {(m.action, error_kind(m.error)) for m in dead_ends}
     failures = [(step.action, error_kind(error_line(step.observation))) for step, wrong in zip(own, bad, strict=True) if wrong]
     return Observed(
@@ -151,9 +152,9 @@ def _retries(steps: Sequence[Step], bad: Sequence[bool]) -> int:
     return count
 
 
-def _mistakes(steps: Sequence[Step], bad: Sequence[bool]) -> tuple[tuple[Recovery, ...], tuple[Mistake, ...]]:
+def _mistakes(steps: Sequence[Step], bad: Sequence[bool], *, well: bool) -> tuple[tuple[Recovery, ...], tuple[Mistake, ...]]:
     recoveries, dead_ends = [], []
-    course = _Course(steps, bad)
+    course = _Course(steps, bad, well=well)
     errors = [error_line(step.observation) if wrong else "" for step, wrong in zip(steps, bad, strict=True)]
     kinds = [(step.action, error_kind(error)) for step, error in zip(steps, errors, strict=True)]
     times = Counter(kind for kind, wrong in zip(kinds, bad, strict=True) if wrong)
@@ -171,7 +172,8 @@ def _mistakes(steps: Sequence[Step], bad: Sequence[bool]) -> tuple[tuple[Recover
 class _Course:
     """Steps in their order, looked up by action and by tool: each failure is followed up, and an episode can have thousands."""
 
-    def __init__(self, steps: Sequence[Step], bad: Sequence[bool]) -> None:
+    def __init__(self, steps: Sequence[Step], bad: Sequence[bool], *, well: bool) -> None:
+        self._well = well
         self._actions = [step.action for step in steps]
         self._tools = [tool_of(action) for action in self._actions]
         self._good = [i for i, wrong in enumerate(bad) if not wrong]
@@ -194,8 +196,9 @@ class _Course:
         changed = next((i for i in soon if self._tools[i] == tool), None)
         if changed is not None:
             return "changed", (self._actions[changed],)
-        # What comes right after may be the next idea, or only a look around: it counts if the tool that failed is given up.
-        given_up, ended_well = self._last_of_tool[tool] == failing, self._good[-1:] == [len(self._actions) - 1]
+        # What comes right after may be the next idea, or only a look around: it counts if the tool that failed is given up, and the
+        # episode went well without it.
+        given_up, ended_well = self._last_of_tool[tool] == failing, self._well and self._good[-1:] == [len(self._actions) - 1]
         replaced = next((i for i in soon if i <= failing + REPLACED_WITHIN), None)
         return ("replaced", (self._actions[replaced],)) if replaced is not None and given_up and ended_well else None
 
