@@ -183,7 +183,10 @@ class Engine:
             store=self.store, step_log=step_log, judge=judge, keep=self.intake.keep, settings=settings,
             limits=limits, now_ms=self.now_ms,
         )  # fmt: skip
-        return Learner(store=self.store, episodes=episodes, idle=self.idle, settings=settings, limits=limits, now_ms=self.now_ms)
+        return Learner(
+            store=self.store, episodes=episodes, idle=self.idle, settings=settings, limits=limits, now_ms=self.now_ms,
+            indexed=lambda: self.asking.indexed(),
+        )  # fmt: skip
 
     def _asking(self) -> Asking:
         finder = Finder(

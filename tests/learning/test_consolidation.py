@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import WAIT_S, settings_of, settled, tiny_vector
+from samples import WAIT_S, TinyModel, settings_of, settled, tiny_vector
 
 from tracebank.engine import Engine, Session
 from tracebank.learning.consolidation import cluster, consolidate, evidence_of, told
@@ -62,6 +62,12 @@ def test_lessons_of_like_tasks_that_ended_in_opposite_ways_are_contrary() -> Non
     assert consolidate([good, bad]) == [("contrary", ((1, 0), (2, 0)))]
     assert consolidate([good, replace(bad, task_vector=tiny_vector("bake bread"))]) == []
     assert consolidate([good, replace(bad, outcome=Outcome.UNKNOWN)]) == []
+
+
+def test_a_lesson_that_successes_and_failures_share_is_evidence_and_contrary_to_nothing() -> None:
+    """Least of all to itself."""
+    lessons = [known(1, SAME), known(2, SAME, Outcome.FAILURE), known(3, SAME)]
+    assert consolidate(lessons) == [("equal", ((1, 0), (2, 0), (3, 0)))]
 
 
 def test_a_page_tells_a_lesson_once_with_its_evidence() -> None:
@@ -135,6 +141,83 @@ async def test_a_lesson_that_is_changed_or_forgotten_leaves_its_group(engine: En
     assert sorted(await shown(engine, session)) == ["Changed", f"{SAME} (learned in 2 traces: 2 success)"]
     await engine.forget(lambda db: [g.members[0].key[0] for g in lesson_groups.every(db)])
     assert sorted(await shown(engine, session)) == ["Changed", SAME]
+
+
+@pytest.mark.anyio
+async def test_what_was_taken_back_stays_so_when_a_trace_is_updated_beside_its_lessons(engine: Engine, session: Session) -> None:
+    """A tag is no new evidence; and a group that is in force is told all the time."""
+    await three_equal(engine, session)
+    tagged = {"task": "read file 0", "lessons": [SAME], "outcome": "success", "trace_id": "t0", "tags": ["new"]}
+    await engine.add(tagged, session)
+    assert await shown(engine, session) == [f"{SAME} (learned in 3 traces: 3 success)"]
+    await engine.learner.consolidator.undo()
+    await engine.add({**tagged, "tags": ["newer"]}, session)
+    await settled(engine)
+    await engine.learner.consolidator.consolidate()
+    assert await shown(engine, session) == [SAME] * 3
+
+
+@pytest.mark.anyio
+async def test_lessons_too_old_to_be_looked_at_stay_in_their_group_and_new_ones_join_it(
+    engine: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many are looked at is a matter of time, not of what is known."""
+    monkeypatch.setattr("tracebank.learning.consolidator.MAX_LESSONS", 2)
+    await engine.add({"task": "read file 0", "lessons": [SAME], "trace_id": "t0"}, session)
+    await engine.add({"task": "read file 1", "lessons": [SAME], "trace_id": "t1"}, session)
+    await engine.learner.consolidator.consolidate()
+    (group,) = await engine.store.read(lesson_groups.every)
+    await engine.add({"task": "bake bread", "lessons": ["Let the dough rest", "Heat the oven"], "trace_id": "t2"}, session)
+    await engine.learner.consolidator.consolidate()
+    assert [one.number for one in await engine.store.read(lesson_groups.every)] == [group.number]
+    await engine.add({"task": "read file 1", "lessons": [SAME], "trace_id": "t1", "tags": ["again"]}, session)
+    await engine.add({"task": "read file 3", "lessons": [SAME], "trace_id": "t3"}, session)
+    monkeypatch.setattr("tracebank.learning.consolidator.MAX_LESSONS", 4)
+    await engine.learner.consolidator.consolidate()
+    (group,) = await engine.store.read(lesson_groups.every)
+    assert [member.trace_id for member in group.members] == ["t0", "t1", "t3"]
+
+
+@pytest.mark.anyio
+async def test_groups_whose_lessons_are_gone_are_counted_no_more(engine: Engine, session: Session) -> None:
+    """A namespace that was emptied has none."""
+    await three_equal(engine, session)
+    await engine.forget(lambda db: [member.key[0] for group in lesson_groups.every(db) for member in group.members])
+    report = await engine.learner.consolidator.consolidate()
+    assert (report["lessons"], report["groups"]) == (0, {})
+
+
+@pytest.mark.anyio
+async def test_what_was_stored_right_before_an_engine_ended_is_looked_at_by_the_next(tmp_path: Path, tiny: object) -> None:
+    """Without anything new."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        for number in range(2):
+            await engine.add({"task": f"t{number}", "lessons": [SAME]}, engine.session())
+    async with Engine.open(settings_of(tmp_path, learning={"consolidate_after_s": 0.01})) as engine:
+        await grouped(engine, {"equal": 1})
+
+
+@pytest.mark.anyio
+async def test_lessons_are_looked_at_when_they_have_their_vectors(tmp_path: Path, tiny: TinyModel) -> None:
+    """However short the quiet time is: contrary lessons are known by their vectors alone."""
+    async with Engine.open(settings_of(tmp_path, learning={"consolidate_after_s": 0.01})) as engine:
+        await settled(engine)
+        tiny.gate.clear()
+        for number, (outcome, lesson) in enumerate((("success", "Read it with the lock held"), ("failure", "Read it with the lock free"))):
+            await engine.add({"task": "read a file", "lessons": [lesson], "outcome": outcome, "trace_id": f"t{number}"}, engine.session())
+        tiny.gate.set()
+        await grouped(engine, {"contrary": 1})
+
+
+async def grouped(engine: Engine, expected: dict[str, int]) -> None:
+    """Wait until there are such groups."""
+    changed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    engine.store.versions.on_change = lambda: loop.call_soon_threadsafe(changed.set)
+    async with asyncio.timeout(WAIT_S):
+        while await engine.store.read(lesson_groups.counts) != expected:
+            await changed.wait()
+            changed.clear()
 
 
 @pytest.mark.anyio

@@ -67,6 +67,7 @@ def test_a_kind_is_told_with_how_often_it_went_well_and_in_how_many_steps() -> N
     assert line(kind(SUCCESS, SUCCESS, PARTIAL, FAILURE, UNKNOWN, efforts=(4, 9, 6))) == (
         "tasks like “Renew the certificate” (2.5 of 4 episodes succeeded, usually in 6 steps)"
     )
+    assert line(kind(SUCCESS, SUCCESS, SUCCESS, efforts=(1,))).endswith("usually in 1 step)")
     assert figures(kind(SUCCESS, FAILURE, UNKNOWN)) == {"task": "Renew the certificate", "episodes": 3, "success_rate": 0.5}
     assert figures(kind(UNKNOWN, UNKNOWN))["success_rate"] is None
 
@@ -136,6 +137,20 @@ async def test_near_equal_episodes_are_told_as_a_kind_and_later_ones_join(sessio
     figures_ = await known(session)
     assert (figures_["kinds"], figures_["episodes"]) == (1, 4)
     assert [(one["episodes"], one["success_rate"]) for one in figures_["largest"]] == [(4, 0.625)]
+
+
+@pytest.mark.anyio
+async def test_an_episode_whose_trace_is_about_another_task_now_is_of_no_kind(session: Session) -> None:
+    """A kind that it was the example of is sorted anew."""
+    ids = [await episode(session, f"{TASK} {number}") for number in range(4)]
+    assert await sorted_in(session) == 4
+    for number, trace_id in enumerate(ids):
+        await session.engine.add({"trace_id": trace_id, "task": f"{TASK} {number}", "outcome": "failure"}, session)
+    assert await sorted_in(session) == 0
+    await session.engine.add({"trace_id": ids[0], "task": "bake a plum cake", "outcome": "success"}, session)
+    assert await patterns(session, "bake a plum cake") == []
+    await sorted_in(session)
+    assert (await known(session))["episodes"] == 3
 
 
 @pytest.mark.anyio

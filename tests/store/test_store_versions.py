@@ -31,7 +31,7 @@ WRITES: dict[str, Write] = {
     "a trace is deleted": lambda db: traces.delete(db, [1]),
     "an index has caught up": lambda db: outbox.clear(db, [e.seq for e in outbox.due(db, "words", limit=9) if e.row == 1]),
     "a memory was helpful": lambda db: feedback.add(db, [1], Evidence(at_ms=NOW_MS, helpful=True, weight=1.0)),
-    "lessons are grouped": lambda db: lesson_groups.replace(db, 1, [("equal", [(1, 0), (1, 1)])], now_ms=NOW_MS),
+    "lessons are grouped": lambda db: lesson_groups.replace(db, 1, [("equal", [(1, 0), (1, 1)])], among=[(1, 0), (1, 1)], now_ms=NOW_MS),
     "a pattern is seen": lambda db: patterns.add(db, 1, [PatternKey(kind="decision", context="c", choice="x")], trace=1, credit=None),
 }
 

@@ -62,7 +62,7 @@ class Asking:
         )
         self.history = History(now_ms=now_ms)
         self.warmer = Warmer(
-            answers=self.answers, history=self.history, idle=idle, quiet_s=cache.idle_s, ready=self._indexed, limit=cache.warm
+            answers=self.answers, history=self.history, idle=idle, quiet_s=cache.idle_s, ready=self.indexed, limit=cache.warm
         )
         self.keeper = Keeper(
             directory=settings.data_dir / CACHE_NAME, answers=self.answers, history=self.history, embedding=embedding, idle=idle,
@@ -101,7 +101,7 @@ class Asking:
         """Return the figures for `stats`."""
         return {**self.answers.report(), "warmer": self.warmer.report(), "disk": self.keeper.report()}
 
-    async def _indexed(self) -> None:
+    async def indexed(self) -> None:
         """Wait until everything that is stored can be found."""
         await self._warm()
         await self._indexer.wait(self._retriever.sinks, up_to=None, timeout_s=None, hurry=False)

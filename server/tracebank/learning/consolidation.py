@@ -31,7 +31,8 @@ Vectors = NDArray[np.float32]
 
 def consolidate(lessons: Sequence[KnownLesson]) -> list[Found]:
     """Return the groups among these lessons: of each its kind and its members, at least two, of different traces."""
-    return [*_equal(lessons), *_contrary(lessons)]
+    equal = _equal(lessons)
+    return [*equal, *_contrary(lessons, {key: i for i, (_, members) in enumerate(equal) for key in members})]
 
 
 def _equal(lessons: Sequence[KnownLesson]) -> list[Found]:
@@ -60,8 +61,11 @@ def _clusters_of_words(lessons: Sequence[KnownLesson]) -> list[list[KnownLesson]
     return [*merged.values(), *(group for group in same.values() if group[0].vector is None)]
 
 
-def _contrary(lessons: Sequence[KnownLesson]) -> list[Found]:
-    """Return pairs of lessons from like tasks that ended in opposite ways: each failure's with the nearest success's."""
+def _contrary(lessons: Sequence[KnownLesson], equal: Mapping[LessonKey, int]) -> list[Found]:
+    """Return pairs of lessons from like tasks that ended in opposite ways: each failure's with the nearest success's.
+
+    One that says the same (the number in `equal` is the same) is evidence for it, and nothing is said against it.
+    """
     groups: list[Found] = []
     known = [lesson for lesson in lessons if lesson.vector is not None and lesson.task_vector is not None]
     known = [lesson for lesson in known if lesson.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
@@ -73,7 +77,9 @@ def _contrary(lessons: Sequence[KnownLesson]) -> list[Found]:
         successes = [lesson for lesson in situation if lesson.outcome == Outcome.SUCCESS]
         for failure in (lesson for lesson in situation if lesson.outcome == Outcome.FAILURE):
             nearest = max(successes, key=lambda s: (_cosine(s, failure), (-s.key[0], -s.key[1])), default=None)
-            if nearest is not None and _cosine(nearest, failure) >= SAME_SUBJECT_COSINE:
+            if nearest is None or _cosine(nearest, failure) < SAME_SUBJECT_COSINE:
+                continue
+            if failure.key not in equal or equal[failure.key] != equal.get(nearest.key):
                 groups.append(("contrary", tuple(sorted((failure.key, nearest.key)))))
     return groups
 

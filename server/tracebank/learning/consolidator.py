@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from anyio import to_thread
@@ -17,11 +17,18 @@ from tracebank.store import Store, kinds, lesson_groups, traces
 
 
 class Consolidator:
-    """Groups the lessons of every namespace, and sorts episodes into kinds, when nobody has called for `quiet_s`."""
+    """Groups the lessons of every namespace, and sorts episodes into kinds, when nobody has called for `quiet_s`.
 
-    def __init__(self, *, store: Store, idle: Idle, quiet_s: float, now_ms: Callable[[], int]) -> None:
-        self._store, self._idle, self._quiet_s, self._now_ms = store, idle, quiet_s, now_ms
+    `indexed()` waits until what is stored has its vectors, or is known to get none.
+    """
+
+    def __init__(
+        self, *, store: Store, idle: Idle, quiet_s: float, now_ms: Callable[[], int], indexed: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._store, self._idle, self._quiet_s, self._now_ms, self._indexed = store, idle, quiet_s, now_ms, indexed
         self._news = asyncio.Event()
+        # What was stored right before the last engine ended may not have been looked at.
+        self._news.set()
         # The model whose vectors the store has, once it is loaded; until then only lessons of the same words are equal.
         self.model_id: int | None = None
         self.last: dict[str, Any] = {}
@@ -34,15 +41,20 @@ class Consolidator:
         """Consolidate when there is something new and nobody has called for a while. Raises: StoreError; then it is new still."""
         await self._news.wait()
         await self._idle.wait(self._quiet_s)
+        # Without their vectors lessons of other words, contrary ones and kinds would be overlooked, and not looked at again.
+        await self._indexed()
+        await self.consolidate()
+
+    async def consolidate(self) -> dict[str, Any]:
+        """Bring equal and contrary lessons together. Returns the report. Raises: StoreError; then all of it is new still."""
+        self._news.clear()
         try:
-            await self.consolidate()
+            return await self._consolidate()
         except Exception:
             self._news.set()
             raise
 
-    async def consolidate(self) -> dict[str, Any]:
-        """Bring equal and contrary lessons together. Returns the report. Raises: StoreError."""
-        self._news.clear()
+    async def _consolidate(self) -> dict[str, Any]:
         began = time.perf_counter()
         spaces = await self._store.read(traces.namespace_ids)
         lessons = sum([await self._consolidate_one(space) for space in spaces.values()])
@@ -55,9 +67,9 @@ class Consolidator:
     async def _consolidate_one(self, space: int) -> int:
         model = self.model_id
         lessons = await self._store.read(lambda db: lesson_groups.newest(db, space, model=model, limit=MAX_LESSONS))
-        if len(lessons) > 1:
-            groups = await to_thread.run_sync(consolidate, lessons)
-            await self._store.write(lambda db: lesson_groups.replace(db, space, groups, now_ms=self._now_ms()))
+        groups = await to_thread.run_sync(consolidate, lessons)
+        among = {lesson.key for lesson in lessons}
+        await self._store.write(lambda db: lesson_groups.replace(db, space, groups, among=among, now_ms=self._now_ms()))
         return len(lessons)
 
     async def _sort_in(self, space: int) -> int:

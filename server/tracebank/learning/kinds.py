@@ -57,7 +57,8 @@ def told(kinds: Mapping[int, Kind], rows: Sequence[int]) -> list[str]:
 def line(kind: Kind) -> str:
     """Return a kind in words."""
     credits = _credits(kind)
-    usually = f", usually in {median(kind.efforts):g} steps" if kind.efforts else ""
+    steps = median(kind.efforts) if kind.efforts else 0
+    usually = f", usually in {steps:g} step{'' if steps == 1 else 's'}" if steps else ""
     return f"tasks like “{one_line(kind.task, TASK_CHARS)}” ({sum(credits):g} of {len(credits)} episodes succeeded{usually})"
 
 

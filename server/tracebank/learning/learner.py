@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,10 +51,11 @@ class Learner:
         settings: LearningSettings,
         limits: Limits,
         now_ms: Callable[[], int],
+        indexed: Callable[[], Awaitable[object]],
     ) -> None:
         self._store, self.episodes = store, episodes
         self._settings, self._limits, self._now_ms = settings, limits, now_ms
-        self.consolidator = Consolidator(store=store, idle=idle, quiet_s=settings.consolidate_after_s, now_ms=now_ms)
+        self.consolidator = Consolidator(store=store, idle=idle, quiet_s=settings.consolidate_after_s, now_ms=now_ms, indexed=indexed)
 
     async def start(self) -> None:
         """Take up what was open when the last engine ended. Raises: StoreError."""

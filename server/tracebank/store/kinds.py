@@ -104,7 +104,7 @@ def _kind(db: sqlite3.Connection, number: int) -> Kind:
         number=number,
         task=task,
         outcomes=tuple(Outcome(outcome) for outcome, _ in episodes),
-        efforts=tuple(effort for _, effort in episodes if effort is not None),
+        efforts=tuple(effort for _, effort in episodes if effort),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -65,23 +65,36 @@ def _vector(raw: bytes | None) -> NDArray[np.float32] | None:
     return None if raw is None else np.frombuffer(raw, np.float16).astype(np.float32)
 
 
-def replace(db: sqlite3.Connection, space: int, groups: Sequence[tuple[GroupKind, Sequence[LessonKey]]], *, now_ms: int) -> None:
-    """Make these the groups of a namespace, except what somebody has undone and what is gone by now.
+def replace(
+    db: sqlite3.Connection,
+    space: int,
+    groups: Sequence[tuple[GroupKind, Sequence[LessonKey]]],
+    *,
+    among: Collection[LessonKey],
+    now_ms: int,
+) -> None:
+    """Make these the groups `among` the lessons of a namespace that were looked at, except what somebody has undone.
 
-    Those that are there already stay: a group made anew would make every kept answer of the namespace unusable.
+    A lesson that was not looked at stays with its like, and whoever is equal to one of those joins them. Groups that are there already
+    stay: one made anew would make every kept answer of the namespace unusable.
     """
-    undone = [(kind, members) for kind, members in _members(db, space, undone=True).values()]
-    wanted = [
-        (kind, members)
-        for kind, members in groups
-        if not any(set(members) <= before for before_kind, before in undone if before_kind == kind)
-    ]
-    present = {(kind, frozenset(members)): number for number, (kind, members) in _members(db, space, undone=False).items()}
-    kept = {number for kind, members in wanted if (number := present.get((kind, frozenset(members)))) is not None}
-    db.executemany("DELETE FROM lesson_groups WHERE id = ?", [(number,) for number in present.values() if number not in kept])
-    for kind, members in wanted:
-        if (kind, frozenset(members)) not in present:
-            _make(db, space, kind, members, now_ms)
+    undone, present = list(_members(db, space, undone=True).values()), _members(db, space, undone=False)
+    older = [(kind, members) for kind, members in present.values() if len(members) > 1 and not members <= set(among)]
+    wanted: set[tuple[str, frozenset[LessonKey]]] = set()
+    for kind, found in groups:
+        joined = set(found).union(*(members for other, members in older if other == kind == "equal" and not members.isdisjoint(found)))
+        if not any(other == kind and joined <= members for other, members in undone):
+            wanted.add((kind, frozenset(joined)))
+    wanted |= {
+        (kind, frozenset(members))
+        for kind, members in older
+        if not any(kind == other == "equal" and members <= joined for other, joined in wanted)
+    }
+    known = {(kind, frozenset(members)): number for number, (kind, members) in present.items()}
+    gone = present.keys() - {known[group] for group in wanted & known.keys()}
+    db.executemany("DELETE FROM lesson_groups WHERE id = ?", [(number,) for number in gone])
+    for new_kind, new_members in sorted((kind, sorted(members)) for kind, members in wanted - known.keys()):
+        _make(db, space, new_kind, new_members, now_ms)
 
 
 def _members(db: sqlite3.Connection, space: int, *, undone: bool) -> dict[int, tuple[str, set[LessonKey]]]:
@@ -98,7 +111,7 @@ def _members(db: sqlite3.Connection, space: int, *, undone: bool) -> dict[int, t
     return found
 
 
-def _make(db: sqlite3.Connection, space: int, kind: GroupKind, members: Sequence[LessonKey], now_ms: int) -> None:
+def _make(db: sqlite3.Connection, space: int, kind: str, members: Sequence[LessonKey], now_ms: int) -> None:
     cursor = db.execute("INSERT INTO lesson_groups (namespace_id, kind, made_at_ms) VALUES (?, ?, ?)", (space, kind, now_ms))
     db.executemany(
         "INSERT INTO grouped_lessons SELECT ?, trace, ordinal FROM lessons WHERE trace = ? AND ordinal = ?",

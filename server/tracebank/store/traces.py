@@ -75,7 +75,7 @@ def upsert(db: sqlite3.Connection, trace: Trace, chunks: Sequence[Chunk], *, now
     dropped: list[bytes] = []
     if found:
         row = found[0]
-        dropped = _drop_parts(db, row)
+        dropped = _drop_parts(db, row, but_lessons=trace.lessons)
         db.execute(
             "UPDATE traces SET task=?, content=?, outcome=?, parent_id=?, occurred_at_ms=?, updated_at_ms=?, metadata=?, content_hash=?, "
             "cut=? WHERE id = ?",
@@ -121,10 +121,7 @@ def spaces_of(db: sqlite3.Connection, rows: Sequence[int]) -> list[int]:
 
 
 def _insert_parts(db: sqlite3.Connection, row: int, space: int, trace: Trace, chunks: Sequence[Chunk]) -> None:
-    db.executemany(
-        "INSERT INTO lessons VALUES (?, ?, ?, ?, ?)",
-        [(row, i, lesson.title, lesson.description, lesson.content) for i, lesson in enumerate(trace.lessons)],
-    )
+    db.executemany("INSERT OR IGNORE INTO lessons VALUES (?, ?, ?, ?, ?)", _lesson_rows(row, trace.lessons))
     db.executemany("INSERT INTO tags VALUES (?, ?, ?)", [(row, i, tag) for i, tag in enumerate(trace.tags)])
     labels = labels_of(trace.tags, trace.metadata.items())
     db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", [(row, key, value, space) for key, value in labels])
@@ -134,10 +131,20 @@ def _insert_parts(db: sqlite3.Connection, row: int, space: int, trace: Trace, ch
     )
 
 
-def _drop_parts(db: sqlite3.Connection, row: int) -> list[bytes]:
-    """Delete lessons, tags, labels and chunks. Returns the hash of each chunk there was."""
+def _lesson_rows(row: int, lessons: Sequence[Lesson]) -> list[tuple[int, int, str, str, str]]:
+    return [(row, i, lesson.title, lesson.description, lesson.content) for i, lesson in enumerate(lessons)]
+
+
+def _drop_parts(db: sqlite3.Connection, row: int, *, but_lessons: Sequence[Lesson] = ()) -> list[bytes]:
+    """Delete lessons, tags, labels and chunks. Returns the hash of each chunk there was.
+
+    A lesson that stays as it is stays in place: groups refer to it, what somebody has undone among them.
+    """
     hashes = [h for (h,) in db.execute("SELECT text_hash FROM chunks WHERE trace = ?", (row,))]
-    for table in ("lessons", "tags", "labels", "chunks"):
+    known = db.execute("SELECT trace, ordinal, title, description, content FROM lessons WHERE trace = ?", (row,)).fetchall()
+    gone = set(known) - set(_lesson_rows(row, but_lessons))
+    db.executemany("DELETE FROM lessons WHERE trace = ? AND ordinal = ?", [lesson[:2] for lesson in gone])
+    for table in ("tags", "labels", "chunks"):
         db.execute(f"DELETE FROM {table} WHERE trace = ?", (row,))
     return hashes
 
