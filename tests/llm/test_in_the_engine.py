@@ -34,6 +34,19 @@ async def test_a_prompt_that_is_cut_in_its_middle_keeps_the_share_that_is_set(
         assert (prompt.startswith("10000-"), prompt.endswith("-13999")) == (begins, ends)
 
 
+@pytest.mark.anyio
+async def test_kept_answers_are_forgotten_with_memories(tmp_path: Path, tiny: TinyModel) -> None:
+    """They may quote them."""
+    async with serving() as provider:
+        settings = settings_of(tmp_path, llm={"providers": [provider_settings(provider)], "cache": 10})
+        async with Engine.open(settings) as engine:
+            await engine.add({"task": "secret"}, engine.session())
+            await engine.llm.query(Request(prompt="what is the secret?"))
+            assert (await engine.llm.query(Request(prompt="what is the secret?"))).cached
+            await engine.forget(lambda db: [1])
+            assert not (await engine.llm.query(Request(prompt="what is the secret?"))).cached
+
+
 OFF = """
 import asyncio, socket, sys
 from pathlib import Path
