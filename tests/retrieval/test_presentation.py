@@ -105,6 +105,19 @@ def test_lessons_of_what_does_not_fit_are_left_out_and_counted_unless_they_are_a
     assert page.results[0].lessons
 
 
+def test_the_lessons_that_were_found_are_told_first_and_those_without_room_are_counted() -> None:
+    """Whichever were stored first; a reader who sees no more has to know that there are some."""
+    lessons = tuple(Lesson(content=f"Lesson number {i}.") for i in range(9))
+    found = found_of(trace(task="T", content="", lessons=lessons), best=(8, 0, 3))
+    page = page_of(found)
+    assert page.results[0].lessons == tuple(f"Lesson number {i}." for i in (7, 2, 0, 1))
+    assert 'lessons_left_out="5">' in page.text
+    assert "lessons_left_out" not in page_of(found, detail="full").text
+    few = page_of(found, max_tokens=70, detail="full")
+    assert len(few.results[0].lessons) > 0
+    assert f'lessons_left_out="{9 - len(few.results[0].lessons)}">' in few.text
+
+
 @pytest.mark.parametrize("detail", ["concise", "full"])
 @pytest.mark.parametrize("max_tokens", range(65, 130, 5))
 def test_a_small_budget_shows_the_beginning_of_the_best(max_tokens: int, detail: Detail) -> None:

@@ -81,6 +81,8 @@ class _Memory:
     with_namespace: bool
     near_equal: tuple[str, ...] = ()
     unfit: bool = False
+    # With what is said after each.
+    lessons_to_tell: Sequence[tuple[Lesson, str]] = ()
     task: str = ""
     lessons: list[str] = field(default_factory=list)
     passages: list[Piece] = field(default_factory=list)
@@ -92,14 +94,9 @@ class _Memory:
         where = f' namespace="{escape(trace.namespace)}"' if self.with_namespace else ""
         day = format_time(trace.occurred_at_ms or 0)[:10]
         more = f' near_equal="{len(self.near_equal)} more"' if self.near_equal else ""
-        if self.unfit:
-            more += f' lessons_left_out="{len(trace.lessons)}"'
+        if left_out := (len(trace.lessons) if self.unfit else len(self.lessons_to_tell)) - len(self.lessons):
+            more += f' lessons_left_out="{left_out}"'
         return f'<memory id="{escape(trace.trace_id)}"{where} outcome="{trace.outcome}" score="{self.ranked.score:.2f}" date="{day}"{more}>'
-
-    @property
-    def lessons_to_tell(self) -> tuple[Lesson, ...]:
-        """The lessons that may be shown."""
-        return () if self.unfit else self.stored.trace.lessons
 
     @property
     def task_label(self) -> str:
@@ -166,8 +163,10 @@ def present(
         _Memory(stored, ranked, spans, i, several, tuple(near_equal.get(stored.row, ())), _is_unfit(stored, unfit))
         for i, (stored, ranked, spans) in enumerate(found, 1)
     ]
+    for memory in memories:
+        memory.lessons_to_tell = () if memory.unfit else _lessons_to_tell(memory, told)
     head = [INTRODUCTION if memories else "No memory matches.", *([f"({_TAG.sub('&lt;', note)})"] if note else [])]
-    filler = _Filler(tokenizer, max_tokens, detail, head, told)
+    filler = _Filler(tokenizer, max_tokens, detail, head)
     shown, patterns_shown = filler.fill(memories, patterns)
     text, tokens = _fit(head, shown, patterns_shown, len(memories), tokenizer, max_tokens)
     showing = {memory.number for memory in shown}
@@ -180,6 +179,18 @@ def _is_unfit(stored: StoredTrace, unfit: Collection[int]) -> bool:
     return stored.row in unfit and bool(stored.trace.lessons) and bool(stored.trace.content.strip())
 
 
+def _lessons_to_tell(memory: _Memory, told: Mapping[tuple[int, int], str | None]) -> list[tuple[Lesson, str]]:
+    """Return the lessons that nobody else has told, with what is said after each: those that were found first, the best of them first."""
+    found: dict[int, float] = {}
+    for ordinal, value in memory.ranked.passages:
+        part, item, _, _ = memory.spans[ordinal] if ordinal < len(memory.spans) else ("", 0, 0, 0)
+        if part == "lesson":
+            found[item] = max(value, found.get(item, value))
+    lessons = memory.stored.trace.lessons
+    remarks = {i: remark for i in range(len(lessons)) if (remark := told.get((memory.stored.row, i), "")) is not None}
+    return [(lessons[i], remarks[i]) for i in sorted(remarks, key=lambda i: (i not in found, -found.get(i, 0.0), i))]
+
+
 # A memory and a piece of it; None: it has none that was found.
 _Offer = tuple[_Memory, Piece | None]
 
@@ -187,11 +198,8 @@ _Offer = tuple[_Memory, Piece | None]
 class _Filler:
     """Adds pieces to memories while there is room, by the sum of the pieces' tokens."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, max_tokens: int, detail: Detail, head: Sequence[str], told: Mapping[tuple[int, int], str | None]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, detail: Detail, head: Sequence[str]) -> None:
         self._tokenizer, self._max_tokens, self._concise = tokenizer, max_tokens, detail == "concise"
-        self._told = told
         self._left = max_tokens - sum(self._cost(line) for line in head)
         self._any_shown = False
         self._without_room = sys.maxsize
@@ -271,16 +279,15 @@ class _Filler:
         self._left -= head
         memory.shown = self._any_shown = True
         self._add_lessons(memory)
+        # Before, its head said that all of them are left out.
+        self._left += head - self._head(memory)
         return True
 
     def _head(self, memory: _Memory) -> int:
         return self._cost(f"{memory.opening}\n{memory.task_label}{memory.task}\n</memory>\n")
 
     def _add_lessons(self, memory: _Memory) -> None:
-        lessons = memory.lessons_to_tell
-        remarks = [self._told.get((memory.stored.row, i), "") for i in range(len(lessons))]
-        new = [(lesson, remark) for lesson, remark in zip(lessons, remarks, strict=True) if remark is not None]
-        for lesson, remark in new[: CONCISE_LESSONS if self._concise else None]:
+        for lesson, remark in memory.lessons_to_tell[: CONCISE_LESSONS if self._concise else None]:
             text = " ".join([self._clipped(lesson.text, CONCISE_LESSON_TOKENS), *([remark] if remark else [])])
             if self._take(f"Lesson: {text}\n"):
                 memory.lessons.append(text)
