@@ -42,6 +42,26 @@ def test_what_differs_in_what_matters_is_shown(other: Trace) -> None:
     assert not near_equal(trace("a", task="Deploy", content=LONG + (" in 7 s" if "8 s" in other.content else "")), other)
 
 
+@pytest.mark.parametrize("rest", ["", LONG.replace("alpha", "omega")], ids=["short", "long"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Upgrade from 1.2 to 2.1", "Upgrade from 2.1 to 1.2"),
+        ("Upgrade from 1 to 2 on Monday", "Upgrade from 2 to 1 on Monday"),
+        ("Set the offset to -5", "Set the offset to 5"),
+        ("Set the share to .5", "Set the share to 5"),
+        ("Use tabs, never spaces", "Use spaces, never tabs"),
+        ("Wait while a == b", "Wait while a != b"),
+        ("React with 🎉", "React with 🔥"),
+    ],
+)
+def test_opposites_in_the_same_words_are_not_near_equal(one: str, other: str, rest: str) -> None:
+    """Order and signs say what words and numbers do not, however much else is the same."""
+    content = LONG if rest else ""
+    assert not near_equal(trace("a", task=one, content=content), trace("b", task=other, content=rest))
+    assert near_equal(trace("a", task=one, content=content), trace("b", task=one, content=rest))
+
+
 def test_the_first_of_each_is_kept_with_the_others_in_their_order() -> None:
     """The best comes first, so the best is kept."""
     values = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -16,6 +16,9 @@ from tracebank.records import Trace
 # Of all words of two traces, so many are in both: of twenty words not one may differ, of two hundred five in each.
 SHARED_WORDS = 0.95
 _WORD = re.compile(r"\w+")
+# Words and signs: "-5", "1.2", "!=" and "🎉" say something, the marks behind a word do not.
+_MARKS = r".,;:!?"
+_SAID = re.compile(rf"\w+|[^\w\s{_MARKS}]|[{_MARKS}]+(?=[^\s{_MARKS}\"')\]])")
 
 Item = TypeVar("Item")
 
@@ -42,9 +45,13 @@ class _Words:
             self.counted = Counter(_WORD.findall(self.trace.text.lower()))
         return self.counted
 
+    def said_without(self, words: Collection[str]) -> list[str]:
+        """Return all that it says but these words, in order."""
+        return [said for said in _SAID.findall(self.trace.text.lower()) if said not in words]
+
 
 def near_equal(a: Trace, b: Trace) -> bool:
-    """Return whether two traces ended alike and say the same, but for a few words and no number."""
+    """Return whether two traces ended alike and say the same in the same order, but for a few words, no number and no sign."""
     return _near_equal(_Words(a), _Words(b))
 
 
@@ -58,7 +65,10 @@ def _near_equal(a: _Words, b: _Words) -> bool:
         return False
     # "Ticket 7" and "ticket 8" are two things, however much else they share.
     differing = (a.words - b.words) + (b.words - a.words)
-    return not any(character.isdigit() for word in differing for character in word)
+    if any(character.isdigit() for word in differing for character in word):
+        return False
+    # And "from 1 to 2" is the opposite of "from 2 to 1".
+    return a.said_without(differing) == b.said_without(differing)
 
 
 class Distinct(Generic[Item]):
