@@ -36,7 +36,8 @@ PATIENCE, PATIENCE_WITH_ONE = 8, 3
 PATTERNS_SHARE = 8
 UNSHOWN_TASK_CHARS = 160
 PARTS = ("dense", "lexical", "whole", "context", "tokens")
-_TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
+# One run of blanks beside another would be tried in all ways to part them.
+_TAG = re.compile(r"<(?=\s*(?:/\s*)?memory\b)", re.IGNORECASE)
 _PATTERNS = "Seen in these: "
 
 Span = tuple[str, int, int, int]
@@ -122,7 +123,7 @@ class _Memory:
         lines = [f"{self.task_label}{self.task}", *(f"Lesson: {lesson}" for lesson in self.lessons)]
         if self.passages:
             lines.append(self.excerpt)
-        return "\n".join([self.opening, *(_TAG.sub("&lt;", line) for line in lines), "</memory>"])
+        return "\n".join([self.opening, *(_quoted(line) for line in lines), "</memory>"])
 
     @property
     def _parts(self) -> dict[str, float]:
@@ -165,13 +166,18 @@ def present(
     ]
     for memory in memories:
         memory.lessons_to_tell = () if memory.unfit else _lessons_to_tell(memory, told)
-    head = [INTRODUCTION if memories else "No memory matches.", *([f"({_TAG.sub('&lt;', note)})"] if note else [])]
+    head = [INTRODUCTION if memories else "No memory matches.", *([f"({_quoted(note)})"] if note else [])]
     filler = _Filler(tokenizer, max_tokens, detail, head)
     shown, patterns_shown = filler.fill(memories, patterns)
     text, tokens = _fit(head, shown, patterns_shown, len(memories), tokenizer, max_tokens)
     showing = {memory.number for memory in shown}
     results = tuple(m.result(shown=m.number in showing) for m in memories)
     return Page(results=results, text=text, tokens=tokens, patterns=tuple(patterns_shown))
+
+
+def _quoted(text: str) -> str:
+    """Return a text in which nothing looks like our tags."""
+    return _TAG.sub("&lt;", text)
 
 
 def _is_unfit(stored: StoredTrace, unfit: Collection[int]) -> bool:
@@ -284,7 +290,7 @@ class _Filler:
         return True
 
     def _head(self, memory: _Memory) -> int:
-        return self._cost(f"{memory.opening}\n{memory.task_label}{memory.task}\n</memory>\n")
+        return self._tokenizer.count(f"{memory.opening}\n{_quoted(memory.task_label + memory.task)}\n</memory>\n") + 1
 
     def _add_lessons(self, memory: _Memory) -> None:
         for lesson, remark in memory.lessons_to_tell[: CONCISE_LESSONS if self._concise else None]:
@@ -311,7 +317,8 @@ class _Filler:
         return self._tokenizer.head(text, tokens).rstrip() + " …"
 
     def _cost(self, text: str) -> int:
-        return self._tokenizer.count(text) + 1
+        # Quoted it is longer.
+        return self._tokenizer.count(_quoted(text)) + 1
 
     def _take(self, piece: str) -> bool:
         cost = self._cost(piece)
@@ -324,7 +331,7 @@ class _Filler:
 def _fit(
     head: Sequence[str], shown: list[_Memory], patterns: list[str], found: int, tokenizer: Tokenizer, max_tokens: int
 ) -> tuple[str, int]:
-    """Return the text and its exact tokens, giving up the last piece as long as it is too long."""
+    """Return the text and its exact tokens, giving up the last pieces as long as it is too long."""
     while True:
         told = [*head, *(memory.text for memory in shown), *_told_together(patterns)]
         rest = [f"({found - len(shown)} more found: raise max_tokens to read them.)"] if found > len(shown) else []
@@ -332,22 +339,27 @@ def _fit(
         for text in ("\n".join([*told, *rest]), "\n".join(told)):
             if (tokens := tokenizer.count(text)) <= max_tokens:
                 return text, tokens
-        if patterns:
-            patterns.pop()
-        elif not _give_up(shown):
+        if not (given_up := _give_up(shown, patterns)):
             text = tokenizer.head(text, max_tokens)
             return text, tokenizer.count(text)
+        # As many as it is too long by: to count the whole again for each of thousands would take minutes.
+        over = tokens - max_tokens
+        while given_up and (over := over - tokenizer.count(given_up)) > 0:
+            given_up = _give_up(shown, patterns)
 
 
 def _told_together(patterns: Sequence[str]) -> list[str]:
-    return ["<memory patterns>", *(_TAG.sub("&lt;", f"{_PATTERNS}{line}") for line in patterns), "</memory>"] if patterns else []
+    return ["<memory patterns>", *(_quoted(f"{_PATTERNS}{line}") for line in patterns), "</memory>"] if patterns else []
 
 
-def _give_up(shown: list[_Memory]) -> bool:
-    """Take the least valuable piece away. Returns whether there was one."""
-    for parts in ([m.passages for m in reversed(shown)], [m.lessons for m in reversed(shown)]):
-        for part in parts:
-            if part:
-                part.pop()
-                return True
-    return len(shown) > 1 and shown.pop() is not None
+def _give_up(shown: list[_Memory], patterns: list[str]) -> str:
+    """Take the least valuable piece away and return it as it was written; empty: there is none."""
+    if patterns:
+        return _quoted(f"{_PATTERNS}{patterns.pop()}")
+    for memory in reversed(shown):
+        if memory.passages:
+            return _quoted(memory.stored.trace.content[slice(*memory.passages.pop())])
+    for memory in reversed(shown):
+        if memory.lessons:
+            return _quoted(f"Lesson: {memory.lessons.pop()}")
+    return shown.pop().text if len(shown) > 1 else ""
