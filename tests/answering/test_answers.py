@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
 
+from tracebank.embedding import EmbeddingModel
 from tracebank.engine import Engine, Session
+from tracebank.errors import ModelLoadError
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +108,28 @@ async def test_an_answer_without_meaning_is_not_served_when_there_is_meaning(tmp
         arrived.set()
         await warm(engine)
         assert (await engine.retrieve(QUESTION, session)).dense
+
+
+async def test_an_answer_that_tells_why_there_is_no_meaning_is_served_while_that_is_the_reason(
+    tmp_path: Path, load_with: Callable[[Callable[[], EmbeddingModel]], None]
+) -> None:
+    """Not that the model is loading when it is known that it cannot be; that is kept in turn."""
+    arrived = threading.Event()
+
+    def load() -> EmbeddingModel:
+        assert arrived.wait(WAIT_S)
+        raise ModelLoadError("there is none")
+
+    load_with(load)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await engine.add({"task": "upload"}, session)
+        assert "still loading" in (await engine.retrieve(QUESTION, session)).note
+        arrived.set()
+        await warm(engine)
+        after = await engine.retrieve(QUESTION, session)
+        assert after.note == "meaning is off: there is none"
+        assert await engine.retrieve(QUESTION, session) is after
 
 
 async def test_what_tells_of_other_namespaces_is_not_kept(tmp_path: Path, tiny: TinyModel) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from samples import WAIT_S, settings_of
+from samples import WAIT_S, settings_of, settled
 
 from tracebank.embedding import CrossEncoderModel
 from tracebank.embedding.sentence import resolve
@@ -73,14 +73,16 @@ async def test_the_best_memories_are_in_the_order_that_both_say(tmp_path: Path, 
 
 
 async def test_one_that_cannot_be_loaded_is_told_and_searches_go_on(tmp_path: Path) -> None:
-    """The note names it, and what was found is there."""
+    """The note names it, what was found is there, and is kept as long as that is what it lacks."""
     async with Engine.open(settings_of(tmp_path, retrieval={"reranker": str(tmp_path / "nowhere")})) as engine:
         session = engine.session()
         await engine.add({"task": TASKS[0]}, session)
         assert engine.reranker is not None
         async with asyncio.timeout(WAIT_S):
             await engine.reranker.settled.wait()
+        await settled(engine)
         found = await engine.retrieve({"query": "bicycle"}, session)
+        assert await engine.retrieve({"query": "bicycle"}, session) is found
     assert [r.task for r in found.page.results] == [TASKS[0]]
     assert f"the reranker {tmp_path / 'nowhere'} could not be loaded" in found.note
 

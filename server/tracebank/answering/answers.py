@@ -1,15 +1,16 @@
 """Answers that are kept (L1). One is served as long as nothing that it was made of has changed.
 
-A kept answer says which versions of its namespaces it is of, and which model's meaning took part. It is looked up by all
-that was asked, and served where these are still the present ones: so a write makes exactly those answers unusable that it
-may change, whoever wrote. What several ask at once is found once.
+A kept answer says which versions of its namespaces it is of, which model's meaning took part, and why it lacks something,
+if so. It is looked up by all that was asked, and served where these are still the present ones: so a write makes exactly
+those answers unusable that it may change, whoever wrote. What several ask at once is found once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tracebank.answering.finder import Finder
 from tracebank.answering.pages import Retrieved
@@ -29,8 +30,17 @@ class Kept:
 
     versions: tuple[int, ...]
     model: str
+    lacking: str
     answer: Retrieved
     prepared: bool = False
+
+
+class _Present(NamedTuple):
+    """What kept answers must be of to be served now."""
+
+    versions: tuple[int, ...]
+    models: tuple[str, ...]
+    lacking: str
 
 
 class Answers:
@@ -61,20 +71,20 @@ class Answers:
 
         Raises: StoreError.
         """
-        versions, models = self.versions_of(asked), self._models()
-        kept = self.kept.get(asked, lambda kept: _valid(kept, versions, models))
+        present = self._present(asked)
+        kept = self.kept.get(asked, lambda kept: _valid(kept, present))
         if kept is not None:
             self.prepared_used += kept.prepared
             return kept.answer
         with self._precedence.answering():
             return await self._flights.fetch(
-                (asked, versions, models, complete), lambda: self._find(asked, versions, complete=complete, prepared=False)
+                (asked, present, complete), lambda: self._find(asked, present.versions, complete=complete, prepared=False)
             )
 
     async def _find(self, asked: Asked, versions: tuple[int, ...], *, complete: bool, prepared: bool) -> Retrieved:
         found = await self._finder.find(asked, versions, complete=complete)
         if found.lasting:
-            self.kept.put(asked, Kept(versions, found.model, found.answer, prepared))
+            self.kept.put(asked, Kept(versions, found.model, found.lacking, found.answer, prepared))
         return found.answer
 
     # -- ahead of being asked, and behind a restart -------------------------------------------------------------
@@ -82,18 +92,17 @@ class Answers:
     def has(self, asked: Asked) -> bool:
         """Whether the answer is kept, and valid. It is no look-up: nothing is counted."""
         kept = self.kept.peek(asked)
-        return kept is not None and _valid(kept, self.versions_of(asked), self._models())
+        return kept is not None and _valid(kept, self._present(asked))
 
     async def prepare(self, asked: Asked) -> None:
         """Find an answer before somebody asks; who asks meanwhile shares it. Everything stored is indexed. Raises: StoreError."""
-        versions, models = self.versions_of(asked), self._models()
-        await self._flights.fetch((asked, versions, models, True), lambda: self._find(asked, versions, complete=True, prepared=True))
+        present = self._present(asked)
+        await self._flights.fetch((asked, present, True), lambda: self._find(asked, present.versions, complete=True, prepared=True))
 
     def current(self) -> Iterator[tuple[Asked, Kept, float]]:
         """Yield what is kept and valid, with when it was made (monotonic seconds), the latest used first."""
-        models = self._models()
         for asked, kept, made_at in list(self.kept)[::-1]:
-            if _valid(kept, self.versions_of(asked), models):
+            if _valid(kept, self._present(asked)):
                 yield asked, kept, made_at
 
     def restore(self, kept: Iterable[tuple[Asked, Kept, float]]) -> None:
@@ -107,6 +116,9 @@ class Answers:
         self._finder.rankings.clear()
         return self.kept.drop(matches)
 
+    def _present(self, asked: Asked) -> _Present:
+        return _Present(self.versions_of(asked), self._models(), self._finder.lacking)
+
     def versions_of(self, asked: Asked) -> tuple[int, ...]:
         """Return the versions of all that a request searches, as they are now."""
         if not asked.query.namespaces:
@@ -119,8 +131,8 @@ class Answers:
         return {"results": {**self.kept.report(), "shared": self._flights.shared}, "rankings": self._finder.rankings.report()}
 
 
-def _valid(kept: Kept, versions: tuple[int, ...], models: Sequence[str]) -> bool:
-    return kept.versions == versions and kept.model in models
+def _valid(kept: Kept, present: _Present) -> bool:
+    return kept.versions == present.versions and kept.model in present.models and kept.lacking in ("", present.lacking)
 
 
 def _bytes(asked: Asked, kept: Kept) -> int:

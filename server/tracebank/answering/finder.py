@@ -22,10 +22,11 @@ PAGES_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What was found, by which model's meaning (empty: none took part); `lasting`: it may be kept."""
+    """What was found, by which model's meaning (empty: none took part), and what was `lacking`; `lasting`: it may be kept."""
 
     answer: Retrieved
     model: str
+    lacking: str
     lasting: bool
 
 
@@ -62,6 +63,11 @@ class Finder:
             clock=time.monotonic,
         )
 
+    @property
+    def lacking(self) -> str:
+        """Why answers are less deep than they could be, as their note tells it; empty: they are not."""
+        return _told_together(self._retriever.lacking, self._reranker.lacking if self._reranker is not None else "")
+
     async def find(self, asked: Asked, versions: tuple[int, ...], *, complete: bool) -> Found:
         """Return the page asked for. `complete`: all that the asker knows of is indexed. Raises: StoreError."""
         spaces = self._spaces()
@@ -76,10 +82,9 @@ class Finder:
         searched, written = await to_thread.run_sync(write, limiter=self._limiter)
         if kept is None and not searched.note:
             self.rankings.put(asked.subject, _Ranking(versions, searched))
-        # What is less deep than it could be is not kept, nor what tells of namespaces that were not searched.
-        well = not searched.note if searched.dense else not self._retriever.deep
-        lasting = complete and well and not written.unknown
-        return Found(answer=written.answer, model=searched.model, lasting=lasting)
+        # What is less deep than it could be now is not kept, nor what tells of namespaces that were not searched.
+        lasting = complete and searched.note == self.lacking and not written.unknown
+        return Found(answer=written.answer, model=searched.model, lacking=searched.note, lasting=lasting)
 
     async def _search(self, asked: Asked, spaces: Sequence[int]) -> Searched:
         texts = asked.query.texts
@@ -88,4 +93,8 @@ class Finder:
         if self._reranker is None:
             return searched
         ranking, note = await self._reranker.rerank(texts, searched.ranking)
-        return replace(searched, ranking=ranking, note="; ".join(filter(None, (searched.note, note))))
+        return replace(searched, ranking=ranking, note=_told_together(searched.note, note))
+
+
+def _told_together(*notes: str) -> str:
+    return "; ".join(filter(None, notes))

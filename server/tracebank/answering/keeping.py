@@ -163,12 +163,12 @@ def _decoded(rows: Sequence[Any], decode: Callable[[Any], Any]) -> list[Any]:
 
 
 def _kept_row(asked: Asked, kept: Kept, kept_at: float) -> list[Any]:
-    return [asked_row(asked), kept.versions, kept.model, kept_at, answer_row(kept.answer)]
+    return [asked_row(asked), kept.versions, kept.model, kept.lacking, kept_at, answer_row(kept.answer)]
 
 
 def _kept_of(row: Any) -> tuple[Asked, Kept, float]:
-    asked, versions, model, kept_at, answer = row
-    return asked_of(asked), Kept(tuple(versions), model, answer_of(answer)), float(kept_at)
+    asked, versions, model, lacking, kept_at, answer = row
+    return asked_of(asked), Kept(tuple(versions), model, lacking, answer_of(answer)), float(kept_at)
 
 
 def _vector_row(text: str, embedded: Embedded) -> list[Any]:

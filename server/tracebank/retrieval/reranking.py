@@ -47,10 +47,17 @@ class Reranker:
         finally:
             self.settled.set()
 
+    @property
+    def lacking(self) -> str:
+        """Why nothing is read again; empty where it is."""
+        if self._failure is not None:
+            return str(self._failure)
+        return "" if self._model is not None else "the reranker is still loading"
+
     async def rerank(self, questions: Sequence[str], ranking: Sequence[Ranked]) -> tuple[tuple[Ranked, ...], str]:
         """Return the ranking, its best read again, and a note on why they were not, if so."""
         if self._model is None:
-            return tuple(ranking), str(self._failure) if self._failure else "the reranker is still loading"
+            return tuple(ranking), self.lacking
         best = ranking[:READ_TRACES]
         texts = await self._store.read(lambda db: _texts(db, best))
         pairs = [(question, texts[found.row]) for found in best if found.row in texts for question in questions]

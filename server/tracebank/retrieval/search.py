@@ -93,6 +93,13 @@ class Retriever:
         return self._scorer.dense is not None and self._embedding.ready
 
     @property
+    def lacking(self) -> str:
+        """Why meaning takes no part; empty where it does."""
+        if self._embedding.error is not None:
+            return f"meaning is off: {self._embedding.error}"
+        return "" if self.deep else self._without_meaning
+
+    @property
     def dense(self) -> Dense | None:
         """What searches by meaning, where meaning takes part."""
         return self._scorer.dense
@@ -142,10 +149,8 @@ class Retriever:
         return ranking, all(proposed.dense is not None for proposed in proposals), cut
 
     async def _embed(self, texts: Sequence[str]) -> tuple[dict[str, Embedded], str]:
-        if self._embedding.error is not None:
-            return {}, f"meaning is off: {self._embedding.error}"
-        if not self.deep:
-            return {}, self._without_meaning
+        if lacking := self.lacking:
+            return {}, lacking
         try:
             return dict(zip(texts, await self._embedding.read_questions(texts), strict=True)), ""
         except EmbeddingError as error:
