@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -109,6 +110,26 @@ def test_several_queries_are_answered_together(either: Talk, zoo: str) -> None:
     assert len(set(found)) == len(found)
 
 
+def test_of_several_questions_each_has_its_best_on_the_page(either: Talk) -> None:
+    """Also where one alone would fill it; in the text they come before there is more of any, and a single question is as ever."""
+    herons = {f"heron-{kind}": f"Count the {kind} herons of the lake, all of them" for kind in ("grey", "white", "purple", "old", "young")}
+    for trace_id, task in {**herons, "printer": "Printer: paper jam in tray two", "visa": "Renew a visa by post"}.items():
+        content = "\n".join(f"{task}, said page {i}." for i in range(30))
+        either.call("add_trace", task=task, content=content, namespace="several", trace_id=trace_id)
+    asked = {
+        "query": ["count all of the herons of the lake", "why does a tray so often make trouble", "what else was sent by post"],
+        "namespace": "several",
+    }
+    result = either.result("retrieve", **asked, k=4, max_tokens=400)
+    assert result.structured_content is not None
+    found = [memory["trace_id"] for memory in result.structured_content["results"]]
+    assert len(set(found[:3]) & set(herons)) == 1
+    assert {"printer", "visa"} < set(found[:3])
+    assert found[3] in herons
+    assert {"printer", "visa"} <= set(re.findall(r'<memory id="([^"]+)"', text_of(result)))
+    assert set(either.found(query=asked["query"][0], namespace="several", k=5)) == set(herons)
+
+
 def test_namespaces_are_isolated(either: Talk, namespace: str) -> None:
     """What one project remembers another does not see, unless it asks for it by name, or for all."""
     red, blue = f"{namespace} red", f"{namespace} blue"
@@ -148,12 +169,13 @@ def test_detail_full_adds_the_parts_of_the_score_and_all_lessons(either: Talk, n
     assert full["lessons"] == lessons
 
 
+@pytest.mark.parametrize("query", ["count herons again", ["count herons again", "herons", "count"]], ids=["one", "several"])
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
-def test_pages_follow_each_other_without_gap_or_repetition(either: Talk, namespace: str, k: int) -> None:
+def test_pages_follow_each_other_without_gap_or_repetition(either: Talk, namespace: str, k: int, query: str | list[str]) -> None:
     """Page by page it is the same ranking as in one answer, and the last page has no cursor."""
     for number in range(7):
         either.call("add_trace", task="Count herons " + "again " * number, namespace=namespace, trace_id=f"heron-{number}")
-    arguments: dict[str, Any] = {"query": "count herons again", "namespace": namespace}
+    arguments: dict[str, Any] = {"query": query, "namespace": namespace}
     everything = either.found(**arguments, k=50)
     assert len(everything) == 7
     found: list[str] = []

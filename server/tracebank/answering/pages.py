@@ -19,6 +19,7 @@ from tracebank.retrieval import Page, Ranked, Searched, present
 from tracebank.retrieval.cursor import Place, cursor_at
 from tracebank.retrieval.dates import Period, preferred
 from tracebank.retrieval.duplicates import Distinct
+from tracebank.retrieval.fusion import led
 from tracebank.retrieval.presentation import Span
 from tracebank.store import Store, StoredTrace, filtering, traces, vectors
 from tracebank.tokens import Tokenizer
@@ -59,12 +60,15 @@ class Pages:
         self._store, self._learner, self._spaces, self._tokenizer = store, learner, spaces, tokenizer
 
     def weighed(self, searched: Searched, periods: Sequence[Period]) -> Searched:
-        """Return what was found with what the question's dates and what is known of each memory add. Raises: StoreError."""
+        """Return what was found with what the question's dates and what is known of each memory add. Raises: StoreError.
+
+        Of several questions the best of each comes first: one that has many would take the whole page.
+        """
         ranking = searched.ranking
         if periods:
             moments = self._store.read_now(lambda db: traces.occurred_at_ms(db, [found.row for found in ranking]))
             ranking = preferred(ranking, periods, moments)
-        return replace(searched, ranking=self._learner.weighed(ranking))
+        return replace(searched, ranking=tuple(led(self._learner.weighed(ranking), searched.leading)))
 
     def write(self, asked: Asked, searched: Searched, names: Sequence[str], *, complete: bool) -> Written:
         """Return the page that is asked for of what was found in these namespaces. Raises: StoreError."""
@@ -80,6 +84,7 @@ class Pages:
         page = present(
             found, tokenizer=self._tokenizer, max_tokens=query.max_tokens, detail=query.detail, note=note,
             several=len(query.namespaces) != 1, told=context.told, patterns=context.patterns, near_equal=near_equal, unfit=unfit,
+            leading=searched.leading,
         )  # fmt: skip
         cursor = cursor_at(query, Place.after(searched.ranking, end)) if end < len(searched.ranking) else None
         answer = Retrieved(page=page, namespaces=tuple(names), dense=searched.dense, note=note, next_cursor=cursor)

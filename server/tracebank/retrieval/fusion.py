@@ -208,6 +208,11 @@ def by_score(ranking: Sequence[Ranked]) -> list[Ranked]:
     return sorted(ranking, key=lambda found: (-found.score, found.row))
 
 
+def led(ranking: Sequence[Ranked], leading: Collection[int]) -> list[Ranked]:
+    """Return the ranking with these rows first, both parts in its order."""
+    return sorted(ranking, key=lambda found: found.row not in leading)
+
+
 def behind(first: Sequence[Ranked], others: Sequence[Ranked]) -> list[Ranked]:
     """Return one ranking: the others stay behind the first, whatever their scores, and none has a higher one."""
     least = first[-1].score if first else 1.0

@@ -82,6 +82,7 @@ class _Memory:
     with_namespace: bool
     near_equal: tuple[str, ...] = ()
     unfit: bool = False
+    leads: bool = False
     # With what is said after each.
     lessons_to_tell: Sequence[tuple[Lesson, str]] = ()
     task: str = ""
@@ -152,16 +153,17 @@ def present(
     patterns: Sequence[str] = (),
     near_equal: Mapping[int, Sequence[str]] = MappingProxyType({}),
     unfit: Collection[int] = (),
+    leading: Collection[int] = (),
 ) -> Page:
     """Return the page of these memories, best first, in at most `max_tokens` of text, counted exactly.
 
     `several` names each memory's namespace; `told` is what is said after a lesson, by row and ordinal, None where another
     one has said the same; `patterns` are lines about these memories together; `near_equal` names, by row, the others that
-    say the same as one; `unfit` are the rows of those whose lessons are left out, where that leaves anything. A memory that
-    finds no room is still a result, without its text.
+    say the same as one; `unfit` are the rows of those whose lessons are left out, where that leaves anything; `leading` are the rows of
+    those that are shown before there is more of any. A memory that finds no room is still a result, without its text.
     """
     memories = [
-        _Memory(stored, ranked, spans, i, several, tuple(near_equal.get(stored.row, ())), _is_unfit(stored, unfit))
+        _Memory(stored, ranked, spans, i, several, tuple(near_equal.get(stored.row, ())), _is_unfit(stored, unfit), stored.row in leading)
         for i, (stored, ranked, spans) in enumerate(found, 1)
     ]
     for memory in memories:
@@ -252,15 +254,22 @@ class _Filler:
         return shown
 
     def _offers(self, memories: Sequence[_Memory]) -> list[_Offer]:
-        """Return what could be shown, the most valuable first: a passage as its memory and its chunk promise together."""
-        offers: list[tuple[float, int, int, _Memory, Piece | None]] = []
+        """Return what could be shown, the most valuable first: a passage as its memory and its chunk promise together.
+
+        Before all else comes the best of each memory that leads: its score is that of another question.
+        """
+        offers: list[tuple[bool, float, int, int, _Memory, Piece | None]] = []
         for memory in memories:
             score, passages = memory.ranked.score, memory.ranked.passages
             found = pieces(memory.stored.trace.content, self._chunks(memory))
-            offers += [(-score - value, memory.number, start, memory, (start, end)) for value, start, end in found]
+            offers += [
+                (i > 0 or not memory.leads, -score - value, memory.number, start, memory, (start, end))
+                for i, (value, start, end) in enumerate(found)
+            ]
             if not found:
-                offers.append((-score - max((value for _, value in passages), default=0.0), memory.number, 0, memory, None))
-        return [(memory, piece) for _, _, _, memory, piece in sorted(offers, key=lambda offer: offer[:3])]
+                value = max((value for _, value in passages), default=0.0)
+                offers.append((not memory.leads, -score - value, memory.number, 0, memory, None))
+        return [(memory, piece) for *_, memory, piece in sorted(offers, key=lambda offer: offer[:4])]
 
     def _chunks(self, memory: _Memory) -> list[tuple[float, int, int]]:
         """Return the scored chunks of the content: those found, best first, or its beginning."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from tracebank.metrics import Metrics
 from tracebank.records import Filters
 from tracebank.retrieval.dense import Dense
 from tracebank.retrieval.fusion import Ranked, merge
-from tracebank.retrieval.questions import all_parts
+from tracebank.retrieval.questions import all_parts, parts_of
 from tracebank.retrieval.scoring import PARALLEL_SEARCHES, Asked, Faults, Scorer
 from tracebank.store import Store
 from tracebank.store.outbox import Sink
@@ -34,7 +34,7 @@ LOADING = "the embedding model is still loading"
 class Searched:
     """A ranking, and how it was come by: `dense` tells whether meaning took part, by which `model`, `note` why it did not.
 
-    `cut`: there may be more than is told.
+    `cut`: there may be more than is told. `leading`: of several questions the best of each, by row.
     """
 
     ranking: tuple[Ranked, ...]
@@ -42,6 +42,7 @@ class Searched:
     cut: bool = False
     model: str = ""
     note: str = ""
+    leading: tuple[int, ...] = ()
 
 
 class Retriever:
@@ -123,16 +124,26 @@ class Retriever:
 
     async def _search(self, texts: Sequence[str], namespaces: Sequence[int], filters: Filters) -> Searched:
         model = self._embedding.name
-        texts = all_parts(texts, self._token_spans)
-        questions, note = await self._embed(texts)
+        parts = all_parts(texts, self._token_spans)
+        questions, note = await self._embed(parts)
         with self._metrics.timed("search"):
-            found = await asyncio.gather(*(self._search_for(Asked(text, questions.get(text), filters), namespaces) for text in texts))
+            found = await asyncio.gather(*(self._search_for(Asked(part, questions.get(part), filters), namespaces) for part in parts))
         if self._faults:
             note = self._faults.note
-        ranking = merge([ranking for ranking, _, _ in found])
+        rankings = [ranking for ranking, _, _ in found]
         dense = bool(questions) and all(deep for _, deep, _ in found)
         cut = any(cut for _, _, cut in found)
-        return Searched(ranking=tuple(ranking), dense=dense, cut=cut, model=model if dense else "", note=note)
+        return Searched(
+            ranking=tuple(merge(rankings)), dense=dense, cut=cut, model=model if dense else "", note=note,
+            leading=self._best_of_each(texts, dict(zip(parts, rankings, strict=True))),
+        )  # fmt: skip
+
+    def _best_of_each(self, texts: Sequence[str], rankings: Mapping[str, Sequence[Ranked]]) -> tuple[int, ...]:
+        """Return the best for each of several questions, by row, each of its parts being one view of it."""
+        if len(texts) == 1:
+            return ()
+        merged = (merge([rankings[part] for part in parts_of(text, self._token_spans)]) for text in texts)
+        return tuple(dict.fromkeys(ranking[0].row for ranking in merged if ranking))
 
     async def _search_for(self, asked: Asked, namespaces: Sequence[int]) -> tuple[list[Ranked], bool, bool]:
         """Return the ranking for one question, whether meaning took part everywhere, and whether there may be more."""
