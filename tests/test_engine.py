@@ -30,7 +30,7 @@ from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, 
 from tracebank.forgetting import forget
 from tracebank.locking import LOCK_NAME
 from tracebank.records import Limits, parse_trace
-from tracebank.retrieval import duplicates, scoring
+from tracebank.retrieval import dense, duplicates, scoring
 from tracebank.settings import load_settings
 from tracebank.store import Store, outbox, traces, vectors
 
@@ -274,6 +274,20 @@ async def test_a_page_goes_on_where_the_last_one_ended_whatever_was_written_sinc
             page = await engine.retrieve({"query": "upload number", "k": 4, "cursor": page.next_cursor}, session)
             seen += ids(page)
         assert sorted(seen) == sorted(everything)
+
+
+async def test_where_nothing_is_found_nobody_is_told_that_it_is_the_best(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though an index without a vector cannot say that this is all."""
+    monkeypatch.setattr(dense, "RESIDENT_CHUNKS", 0)
+    tiny.failing = "upload"
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await engine.add({"task": "upload"}, session)
+        await settled(engine)
+        found = await engine.retrieve({"query": "zebra"}, session)
+        assert (found.page.text, found.note) == ("No memory matches.", "")
 
 
 async def test_where_more_match_than_are_told_the_last_page_says_so(

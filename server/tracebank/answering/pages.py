@@ -103,7 +103,7 @@ class Pages:
 
     def _more(self, query: Query, searched: Searched, end: int, names: Sequence[str]) -> str:
         """Return that there is more than can be read on, at the end of what can: whoever asks for all must not take it for that."""
-        if not searched.cut or end < len(searched.ranking):
+        if not searched.cut or not end or end < len(searched.ranking):
             return ""
         spaces = self._spaces()
 
