@@ -64,6 +64,8 @@ def test_an_open_episode_can_be_read_and_handed_over(either: Talk) -> None:
     with pytest.raises(MCPError, match=f"no open episode '{episode_id}': when it is complete, read trace://{episode_id}"):
         either.read(f"episode://{episode_id}/handoff")
     assert json.loads(either.read(f"trace://{episode_id}"))["outcome"] == "partial"
+    with pytest.raises(MCPError, match="no open episode 'nobody': take the id from the answer of log_steps"):
+        either.read("episode://nobody/handoff")
 
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {

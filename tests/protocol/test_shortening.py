@@ -128,6 +128,9 @@ def test_a_part_that_is_not_there_is_told_with_the_parts_that_are(talk: Talk) ->
     for part in ("0", "9999", "x", "9" * 5_000):
         with pytest.raises(MCPError, match="its cuts are 1 to"):
             talk.read(f"prompt://{compressed['original_id']}/{part}")
+    whole = talk.call("compress_prompt", text="Only blanks.   \n\n\n\n\nNo words.   ", keep_original=True)
+    with pytest.raises(MCPError, match="nothing was cut out of it"):
+        talk.read(f"prompt://{whole['original_id']}/1")
 
 
 def test_a_prompt_that_is_kept_is_there_for_every_client(talks: dict[Era, Talk]) -> None:

@@ -145,12 +145,16 @@ class StepLog:
                 "episode_id",
                 f"{shown(episode_id)} had no step for too long and was closed: it takes no more; complete_episode with it still ends it",
             )
-        if await self._store.read(lambda db: episodes.result_of(db, episode_id)) is not None:
+        if await self.is_complete(episode_id):
             return InputError(
                 "episode_id",
                 f"{shown(episode_id)} is complete, and its memory is trace://{episode_id}: leave episode_id out to start another",
             )
         return InputError("episode_id", f"{shown(episode_id)} is not known: leave it out, and give a task, to start an episode")
+
+    async def is_complete(self, episode_id: str) -> bool:
+        """Whether there was an episode of this id, which is a memory now."""
+        return await self._store.read(lambda db: episodes.result_of(db, episode_id)) is not None
 
     def _check_room(self, episode: Episode, steps: int, size_bytes: int) -> None:
         limits = self._limits

@@ -18,7 +18,7 @@ from tracebank import __version__
 from tracebank.engine import Session
 from tracebank.errors import InputError, TracebankError
 from tracebank.protocol.tools import EngineTool, ToolContext, session_of, wrong_argument
-from tracebank.records import shown
+from tracebank.records import check_text, shown
 from tracebank.reporting import report
 from tracebank.store.originals import Original
 
@@ -93,9 +93,12 @@ def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMidd
 
     @server.resource("episode://{+episode_id}/handoff", name="handoff", title="An open episode, to go on with", security=anything)
     async def handoff(episode_id: str, ctx: ToolContext) -> str:
-        text = await session_of(ctx).engine.learner.episodes.handoff(episode_id)
+        episodes = session_of(ctx).engine.learner.episodes
+        text = await episodes.handoff(episode_id)
         if text is None:
-            raise ResourceNotFoundError(f"no open episode {shown(episode_id)}: when it is complete, read trace://{episode_id}")
+            complete = await episodes.step_log.is_complete(episode_id)
+            where = f"when it is complete, read trace://{episode_id}" if complete else "take the id from the answer of log_steps"
+            raise ResourceNotFoundError(f"no open episode {shown(episode_id)}: {where}")
         return text
 
     async def kept(original_id: str, ctx: ToolContext) -> Original:
@@ -113,7 +116,8 @@ def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMidd
         original = await kept(original_id, ctx)
         # Python refuses to read a number of thousands of digits.
         if not part.isdecimal() or len(part) > MAX_DIGITS or not 1 <= int(part) <= len(original.parts):
-            raise ResourceNotFoundError(f"no part {shown(part)} of prompt {original_id}: its cuts are 1 to {len(original.parts)}")
+            cuts = f"its cuts are 1 to {len(original.parts)}" if original.parts else "nothing was cut out of it"
+            raise ResourceNotFoundError(f"no part {shown(part)} of prompt {original_id}: {cuts}")
         return original.parts[int(part) - 1]
 
     @server.resource("tracebank://stats{?section}", name="stats", title="State of the memory", mime_type="application/json")
@@ -128,19 +132,21 @@ def build_server(tools: Sequence[EngineTool], *, middleware: Sequence[ServerMidd
         """What earlier work says about a task."""
         session: Session = ctx.request_context.lifespan_context
         try:
+            check_text("task", task, min_chars=1, max_chars=session.engine.limits.query_chars)
             found = await session.engine.retrieve({"query": task}, session)
         except TracebankError as error:
             raise MCPError(code=INVALID_PARAMS if isinstance(error, InputError) else INTERNAL_ERROR, message=str(error)) from error
         return f"I am about to work on this task:\n{task}\n\n{found.page.text}\n\nSay which apply, what to do, and what to avoid."
 
     @server.prompt(name="reflect", title="Record what was just learned")
-    def reflect(task: str = "the task we just worked on") -> str:
+    def reflect(task: str = "") -> str:
         """How to record what was just learned."""
+        # A field that a person leaves empty comes as an empty text.
         return (
-            f"Look back at {task}. If its steps were logged, call complete_episode with its outcome; else call add_trace once: task (when "
-            "would this help again), outcome, content (the steps that mattered, in order, failed ones too), tags. Give one to three "
-            "lessons in both: each a rule with its reason, general enough for next time, with the names, commands or errors that "
-            "matter. Then call feedback for the memories that helped, and for those that misled."
+            f"Look back at {task.strip() or 'the task we just worked on'}. If its steps were logged, call complete_episode with its "
+            "outcome; else call add_trace once: task (when would this help again), outcome, content (the steps that mattered, in order, "
+            "failed ones too), tags. Give one to three lessons in both: each a rule with its reason, general enough for next time, with "
+            "the names, commands or errors that matter. Then call feedback for the memories that helped, and for those that misled."
         )
 
     return server
