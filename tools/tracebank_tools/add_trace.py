@@ -9,9 +9,8 @@ from pydantic import BaseModel
 
 from tracebank.protocol.tools import ToolContext, ToolSpec, argument, reply, session_of
 
-LESSON = {
-    "anyOf": [{"type": "string"}, {"type": "object", "properties": {k: {"type": "string"} for k in ("title", "description", "content")}}]
-}
+PARTS = {name: {"type": "string"} for name in ("title", "description", "content")}
+LESSON = {"anyOf": [{"type": "string"}, {"type": "object", "properties": PARTS, "required": ["content"]}]}
 
 
 class AddTraceResult(BaseModel):
