@@ -92,7 +92,7 @@ def test_null_means_absent() -> None:
         ({"parent_id": ""}, "parent_id: must not be empty"),
         ({"metadata": []}, "metadata: must be an object, not a list"),
         ({"metadata": {"": 1}}, "a key of metadata: must not be empty"),
-        ({"metadata": {"a": None}}, "metadata.a: must be a string, a finite number or a boolean, not None: metadata is flat"),
+        ({"metadata": {"a": None}}, "metadata.a: must be a string, a finite number or a boolean, not null: metadata is flat"),
         ({"metadata": {"a": {"b": 1}}}, "metadata.a: must be a string, a finite number or a boolean, not {'b': 1}: metadata is flat"),
         ({"metadata": {"a": [1]}}, "metadata.a: must be a string, a finite number or a boolean, not [1]: metadata is flat"),
         ({"metadata": {"a": float("nan")}}, "metadata.a: must be a string, a finite number or a boolean, not nan: metadata is flat"),
@@ -278,11 +278,14 @@ def test_filters_are_true_when_there_is_one() -> None:
     [
         (0, "must be 1 to 50, not 0"),
         (51, "must be 1 to 50, not 51"),
+        (10**20, "must be 1 to 50, not 100,000,000,000,000,000,000"),
         (10**400, "must be 1 to 50"),
-        (True, "must be a whole number from 1 to 50, not True"),
-        (2.0, "must be a whole number from 1 to 50, not 2.0"),
+        (True, "must be a whole number from 1 to 50, not true"),
+        (2.5, "must be a whole number from 1 to 50, not 2.5"),
+        (51.0, "must be 1 to 50, not 51"),
+        (float("inf"), "must be a whole number from 1 to 50, not inf"),
         ("3", "must be a whole number from 1 to 50, not '3'"),
-        (None, "must be a whole number from 1 to 50, not None"),
+        (None, "must be a whole number from 1 to 50, not null"),
     ],
 )
 def test_a_number_out_of_bounds_is_told_with_the_bounds(value: object, problem: str) -> None:
@@ -290,6 +293,19 @@ def test_a_number_out_of_bounds_is_told_with_the_bounds(value: object, problem: 
     with pytest.raises(InputError) as caught:
         check_int("k", value, 1, 50)
     assert str(caught.value) == f"k: {problem}"
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """JSON does not tell 5.0 from 5."""
+    assert repr(check_int("k", 5.0, 1, 50)) == "5"
+
+
+@pytest.mark.parametrize("written", ["2026-02-01", "20260201", "2026-W05-7"])
+def test_a_date_alone_is_the_beginning_of_its_day_or_the_end(written: str) -> None:
+    """A time is that time in both cases."""
+    assert parse_time("t", written) == parse_time("t", "2026-02-01T00:00:00Z")
+    assert parse_time("t", written, to_end=True) == parse_time("t", "2026-02-01T23:59:59.999Z")
+    assert parse_time("t", f"{written}T00:00", to_end=True) == parse_time("t", written)
 
 
 def test_a_fraction_lies_between_0_and_1() -> None:
@@ -300,7 +316,7 @@ def test_a_fraction_lies_between_0_and_1() -> None:
         (0, True, "ratio: must be a number above 0 up to 1, not 0"),
         (1.5, False, "ratio: must be a number from 0 up to 1, not 1.5"),
         (float("nan"), False, "ratio: must be a number from 0 up to 1, not nan"),
-        (True, False, "ratio: must be a number from 0 up to 1, not True"),
+        (True, False, "ratio: must be a number from 0 up to 1, not true"),
     ]:
         with pytest.raises(InputError) as caught:
             check_fraction("ratio", value, low_open=low_open)

@@ -6,6 +6,7 @@ Times are integers: milliseconds since the Unix epoch, UTC.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from tracebank.errors import InputError
 
 EARLIEST_YEAR = 1900
+DAY_MS = 86_400_000
 # The encodings that tokens can be counted in, by tiktoken's names.
 ENCODINGS = ("o200k_base", "cl100k_base")
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
@@ -242,12 +244,25 @@ def check_list(name: str, value: object, most: int) -> Sequence[object]:
     return value
 
 
+def one_or_more(name: str, value: object, most: int) -> Sequence[object]:
+    """Return `value` as a list of at most `most` items; a string is the only one of its list. Raises: InputError."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Sequence):
+        raise InputError(name, f"must be a string or a list of strings, not {kind(value)}")
+    return check_list(name, value, most)
+
+
 def check_int(name: str, value: object, low: int, high: int) -> int:
-    """Return `value` if it is a whole number in [low, high]. Raises: InputError."""
+    """Return `value` if it is a whole number in [low, high]; 5.0 is one in JSON. Raises: InputError."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(name, f"must be a whole number from {low:,} to {high:,}, not {shown(value)}")
     if not low <= value <= high:
-        raise InputError(name, f"must be {low:,} to {high:,}, not {value:,}" if abs(value) < 10**12 else f"must be {low:,} to {high:,}")
+        raise InputError(
+            name, f"must be {low:,} to {high:,}, not {value:,}" if abs(value) < 10**_SHOWN_CHARS else f"must be {low:,} to {high:,}"
+        )
     return value
 
 
@@ -265,13 +280,14 @@ def check_fraction(name: str, value: object, *, low_open: bool = False) -> float
     return float(value)
 
 
+_DATE = re.compile(r"[\dW-]+")
 _LEAP_SECOND = re.compile(r"(?<=[T ]\d\d:\d\d):60(?!\d)")
 
 
-def parse_time(name: str, value: object) -> int:
+def parse_time(name: str, value: object, *, to_end: bool = False) -> int:
     """Return the milliseconds since 1970 of an RFC 3339 time. A date alone, or a time without a zone, is UTC.
 
-    Raises: InputError.
+    A date alone is the beginning of its day, or with `to_end` the last of it. Raises: InputError.
     """
     hint = f"must be an RFC 3339 time such as 2026-03-01T09:30:00Z, not {shown(value)}"
     if not isinstance(value, str):
@@ -289,7 +305,7 @@ def parse_time(name: str, value: object) -> int:
         raise InputError(name, f"{hint}: only the last minute of a day has a second 60")
     if moment.year < EARLIEST_YEAR:
         raise InputError(name, f"must be in the year {EARLIEST_YEAR} or later, not {shown(value)}")
-    return milliseconds
+    return milliseconds + DAY_MS - 1 if to_end and _DATE.fullmatch(text) else milliseconds
 
 
 def format_time(milliseconds: int) -> str:
@@ -299,8 +315,8 @@ def format_time(milliseconds: int) -> str:
 
 
 def shown(value: object) -> str:
-    """Return `value` for an error message: quoted, escaped, bounded in length."""
-    text = repr(value)
+    """Return `value` for an error message: quoted, escaped, bounded in length; true, false and null by JSON's names."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}… ({kind(value)})"
 
 

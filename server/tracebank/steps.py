@@ -23,6 +23,7 @@ from tracebank.records import (
     check_text,
     given,
     kind,
+    one_or_more,
     shown,
 )
 
@@ -123,8 +124,7 @@ def parse_feedback(raw: Mapping[str, Any], *, limits: Limits) -> Feedback:
         raise InputError("trace_ids", "is required: the ids of the memories, as retrieve returned them")
     if raw.get("helpful") is None:
         raise InputError("helpful", "is required: true where they helped, false where they misled")
-    ids = raw["trace_ids"]
-    items = [ids] if isinstance(ids, str) else check_list("trace_ids", ids, limits.feedback_traces)
+    items = one_or_more("trace_ids", raw["trace_ids"], limits.feedback_traces)
     if not items:
         raise InputError("trace_ids", "must not be an empty list: give the ids of the memories, as retrieve returned them")
     return Feedback(

@@ -69,7 +69,7 @@ ADD_TRACE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 RETRIEVE: dict[str, tuple[dict[str, Any], str]] = {
-    "no query": ({"query": None}, "query: is required. The task at hand in a sentence, or several views of it"),
+    "no query": ({"query": None}, "query: is required. The task at hand in a sentence; of several, the best of each comes first"),
     "empty query": ({"query": ""}, "query: must not be empty"),
     "no queries": ({"query": []}, "query: must not be an empty list"),
     "empty second query": ({"query": ["a", ""]}, "query[1]: must not be empty"),
@@ -79,13 +79,15 @@ RETRIEVE: dict[str, tuple[dict[str, Any], str]] = {
     "query with NUL": ({"query": "a\0"}, "query: has a NUL character at position 1: remove it"),
     "k 0": ({"k": 0}, "k: must be 1 to 50, not 0"),
     "k 51": ({"k": 51}, "k: must be 1 to 50, not 51"),
-    "k huge": ({"k": 10**30}, "k: must be 1 to 50"),
+    "k huge": ({"k": 10**20}, "k: must be 1 to 50, not 100,000,000,000,000,000,000"),
+    "k true": ({"k": True}, "k: must be a whole number from 1 to 50, not true"),
     "k a text": ({"k": "5x"}, "k: must be a whole number from 1 to 50, not '5x'"),
     "k a fraction": ({"k": 2.5}, "k: must be a whole number from 1 to 50, not 2.5"),
     "max_tokens 49": ({"max_tokens": 49}, "max_tokens: must be 50 to 100,000, not 49"),
     "max_tokens 100,001": ({"max_tokens": 100_001}, "max_tokens: must be 50 to 100,000, not 100,001"),
     "max_tokens a text": ({"max_tokens": "many"}, "max_tokens: must be a whole number from 50 to 100,000, not 'many'"),
     "no namespaces": ({"namespace": []}, "namespace: must not be an empty list: leave it out, or give '*' for all"),
+    "namespace a number": ({"namespace": 5}, "namespace: must be a string or a list of strings, not a number"),
     "namespace a number in a list": ({"namespace": [5]}, "namespace: must be a string, not a number"),
     "unknown outcome": ({"outcome": "won"}, f"outcome: {OUTCOMES} 'won'"),
     "unknown outcome in a list": ({"outcome": ["success", "won"]}, f"outcome: {OUTCOMES} 'won'"),
@@ -95,6 +97,10 @@ RETRIEVE: dict[str, tuple[dict[str, Any], str]] = {
     "since after until": (
         {"since": "2026-02-01", "until": "2026-01-01"},
         "since: must not be after until: '2026-02-01' is after '2026-01-01'",
+    ),
+    "a moment of a day after its beginning": (
+        {"since": "2026-02-02T08:00:00Z", "until": "2026-02-01"},
+        "since: must not be after until: '2026-02-02T08:00:00Z' is after '2026-02-01'",
     ),
     "unknown detail": ({"detail": "all"}, "detail: must be concise or full, not 'all'"),
     "cursor of nobody": ({"cursor": "nonsense"}, "cursor: is not one that retrieve returned: 'nonsense'; leave it out to start again"),

@@ -67,6 +67,8 @@ def test_k_is_the_most_that_comes(talk: Talk, zoo: str) -> None:
         ({"since": "2026-03-01"}, ["wombat-3", "wombat-4"]),
         ({"until": "2026-02-01T00:00:00Z"}, ["wombat-1", "wombat-2"]),
         ({"since": "2026-02-01T00:00:00Z", "until": "2026-03-01T00:00:00Z"}, ["wombat-2", "wombat-3"]),
+        ({"since": "2026-04-01", "until": "2026-04-01"}, ["wombat-4"]),
+        ({"until": "2026-04-01T00:00:00Z"}, ["wombat-1", "wombat-2", "wombat-3"]),
         ({"since": "2026-04-01T10:00:00Z"}, ["wombat-4"]),
         ({"since": "2026-04-01T10:00:00.001Z"}, []),
         ({"outcome": "success", "tags": ["food"], "until": "2026-01-01"}, ["wombat-1"]),
@@ -74,7 +76,7 @@ def test_k_is_the_most_that_comes(talk: Talk, zoo: str) -> None:
     ids=str,
 )
 def test_a_filter_lets_through_what_it_says(talk: Talk, zoo: str, filters: dict[str, Any], expected: list[str]) -> None:
-    """One outcome of several, all of the tags, from and to a moment, both inclusive; filters are all to be met."""
+    """One outcome of several, all of the tags, from and to a moment or day, both inclusive; filters are all to be met."""
     assert sorted(talk.found(query="wombat", namespace=zoo, **filters)) == expected
 
 

@@ -95,6 +95,7 @@ def _encoded(value: object) -> str:
         "x", "!!!!", "深い", "AAAA", _encoded(7), _encoded([7]), _encoded({}), _encoded(["7", 1, "x"]), _encoded([5, 1, "x"]),
         _encoded([0.5, "1", "x"]), _encoded([0.5, 1.5, "x"]), _encoded([0.5, True, "x"]), _encoded([0.5, "x"]), _encoded([0.5]),
         _encoded([14, 0.5, 1, "x"]), _encoded(None), "[" * 150, base64.urlsafe_b64encode(b"\xff\xfe").decode(),
+        "A" * 300, base64.urlsafe_b64encode(b"[" * 99_999).decode(),
     ],
 )  # fmt: skip
 def test_a_cursor_that_is_none_of_ours_is_refused(cursor: str) -> None:

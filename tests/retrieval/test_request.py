@@ -47,7 +47,8 @@ def test_a_question_alone_is_a_request() -> None:
         ({"detail": "short"}, "detail: must be concise or full, not 'short'"),
         ({"namespace": []}, "namespace: must not be an empty list: leave it out, or give '*' for all"),
         ({"namespace": [""]}, "namespace: must not be empty"),
-        ({"namespace": 3}, "namespace: must be a list, not a number"),
+        ({"namespace": 3}, "namespace: must be a string or a list of strings, not a number"),
+        ({"outcome": 3}, "outcome: must be a string or a list of strings, not a number"),
         ({"outcome": "won"}, "outcome: must be one of success, failure, partial, unknown, not 'won'"),
         ({"outcome": ["success", "won"]}, "outcome: must be one of success, failure, partial, unknown, not 'won'"),
         ({"tags": "a"}, "tags: must be a list, not a string"),
@@ -89,10 +90,12 @@ def test_equal_questions_count_once() -> None:
 
 
 def test_filters_are_read_with_both_ends_of_time() -> None:
-    """An outcome may be one or several; one moment is a range, too."""
+    """An outcome may be one or several; one day is a range, too, and so is a moment."""
     filters = parse_filters(
         {"outcome": ["failure", "success", "failure"], "tags": [" a", "a"], "since": "2026-02-01", "until": "2026-02-01"}, LIMITS
     )
-    moment = parse_time("t", "2026-02-01")
-    assert filters == Filters(outcomes=(Outcome.FAILURE, Outcome.SUCCESS), tags=("a",), since_ms=moment, until_ms=moment)
+    first, last = parse_time("t", "2026-02-01"), parse_time("t", "2026-02-01T23:59:59.999Z")
+    assert filters == Filters(outcomes=(Outcome.FAILURE, Outcome.SUCCESS), tags=("a",), since_ms=first, until_ms=last)
+    moment = parse_filters({"since": "2026-02-01T08:00Z", "until": "2026-02-01T08:00Z"}, LIMITS)
+    assert moment.since_ms == moment.until_ms
     assert parse_filters({"outcome": "partial"}, LIMITS).outcomes == (Outcome.PARTIAL,)

@@ -49,7 +49,7 @@ async def retrieve(
     outcome: Annotated[Any, argument("success, failure, partial, unknown", anyOf=ONE_OR_MORE)] = None,
     tags: Annotated[Any, argument("All of these", **STRINGS)] = None,
     since: Annotated[Any, argument("RFC 3339", type="string")] = None,
-    until: Annotated[Any, argument("RFC 3339", type="string")] = None,
+    until: Annotated[Any, argument("RFC 3339; a date: to its end", type="string")] = None,
     metadata: Annotated[Any, argument("Equal in all of these", type="object")] = None,
     max_tokens: Annotated[Any, argument("Of the text; default 2000", type="integer", minimum=50, maximum=100_000)] = None,
     detail: Annotated[Any, argument(enum=["concise", "full"])] = None,

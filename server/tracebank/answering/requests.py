@@ -9,13 +9,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tracebank.caching import LruCache
-from tracebank.records import Limits, Query
+from tracebank.records import DAY_MS, Limits, Query
 from tracebank.retrieval.cursor import Place, place_of
 from tracebank.retrieval.dates import Period, periods_in
 from tracebank.retrieval.request import parse_query
 from tracebank.settings import RetrievalSettings
 
-DAY_MS = 86_400_000
 # Checking a request and looking for dates in it takes longer than finding its answer where that is kept.
 REMEMBERED_BYTES = 2_097_152
 

@@ -74,7 +74,7 @@ def place_of(query: Query) -> Place:
     try:
         score, *rows, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
         valid = type(score) is float and {type(row) for row in rows} == {int}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         valid, score, rows, fingerprint = False, 0.0, [], ""
     if not valid:
         raise InputError("cursor", f"is not one that retrieve returned: {shown(query.cursor)}; leave it out to start again")

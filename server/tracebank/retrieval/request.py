@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 from tracebank.errors import InputError
@@ -14,13 +14,12 @@ from tracebank.records import (
     Query,
     check_id,
     check_int,
-    check_list,
     check_metadata,
     check_outcome,
     check_tags,
     check_text,
     given,
-    kind,
+    one_or_more,
     parse_time,
     shown,
 )
@@ -44,19 +43,18 @@ def parse_query(raw: Mapping[str, Any], *, limits: Limits, defaults: RetrievalSe
         filters=parse_filters(raw, limits),
         max_tokens=check_int("max_tokens", given(raw, "max_tokens", defaults.max_tokens), MIN_TOKENS, MAX_TOKENS),
         detail=cast(Detail, detail),
-        cursor=None if raw.get("cursor") is None else check_text("cursor", raw["cursor"], min_chars=1, max_chars=200),
+        cursor=None if raw.get("cursor") is None else check_text("cursor", raw["cursor"], min_chars=1),
     )
 
 
 def parse_filters(raw: Mapping[str, Any], limits: Limits) -> Filters:
     """Return the filters on outcome (one or a list), tags, since, until and metadata (equal values). Raises: InputError."""
-    outcome = given(raw, "outcome", ())
-    outcomes = [outcome] if isinstance(outcome, str) else check_list("outcome", outcome, len(Outcome))
+    outcomes = one_or_more("outcome", given(raw, "outcome", ()), len(Outcome))
     filters = Filters(
         outcomes=tuple(dict.fromkeys(check_outcome("outcome", item) for item in outcomes)),
         tags=check_tags("tags", given(raw, "tags", ()), limits),
         since_ms=None if raw.get("since") is None else parse_time("since", raw["since"]),
-        until_ms=None if raw.get("until") is None else parse_time("until", raw["until"]),
+        until_ms=None if raw.get("until") is None else parse_time("until", raw["until"], to_end=True),
         metadata=tuple(sorted(check_metadata(given(raw, "metadata", {}), limits).items())),
     )
     if filters.since_ms is not None and filters.until_ms is not None and filters.since_ms > filters.until_ms:
@@ -67,9 +65,7 @@ def parse_filters(raw: Mapping[str, Any], limits: Limits) -> Filters:
 def _texts(query: object, limits: Limits) -> tuple[str, ...]:
     if query is None:
         raise InputError("query", "is required: describe the task at hand in a sentence")
-    if not isinstance(query, str | Sequence):
-        raise InputError("query", f"must be a string or a list of strings, not {kind(query)}")
-    texts = [query] if isinstance(query, str) else check_list("query", query, limits.queries)
+    texts = one_or_more("query", query, limits.queries)
     if not texts:
         raise InputError("query", "must not be an empty list")
     names = ["query"] if isinstance(query, str) else [f"query[{i}]" for i in range(len(texts))]
@@ -80,7 +76,7 @@ def _texts(query: object, limits: Limits) -> tuple[str, ...]:
 def _namespaces(value: object, limits: Limits) -> tuple[str, ...]:
     if value == "*":
         return ()
-    names = [value] if isinstance(value, str) else check_list("namespace", value, limits.tags)
+    names = one_or_more("namespace", value, limits.tags)
     if not names:
         raise InputError("namespace", "must not be an empty list: leave it out, or give '*' for all")
     if "*" in names:
