@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from math import ceil
 
 from tracebank.retrieval.fusion import Ranked, by_score
 
@@ -23,27 +24,36 @@ Period = tuple[int, int]  # the same in milliseconds since 1970
 _MONTHS = "january february march april may june july august september october november december".split()
 _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 _COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "couple of": 2, "a couple of": 2, "three": 3, "few": 3, "a few": 3, "four": 4, "five": 5}
-_UNIT_DAYS = {"hour": 0, "day": 1, "week": 7, "month": 30, "year": 365}
+_UNIT_HOURS = {"hour": 1, "day": 24, "week": 7 * 24, "month": 30 * 24, "year": 365 * 24}
 
 _MONTH = rf"(?P<month>{'|'.join([*_MONTHS, 'sept', *(month[:3] for month in _MONTHS)])})"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _COUNT = rf"(?P<count>\d{{1,3}}|{'|'.join(sorted(_COUNTS, key=len, reverse=True))})"
 _UNIT = r"(?P<unit>hour|day|week|month|year)s?"
+# "This may fail", "step 3 may fail": not a month unless it is written as one, or stands where only one can.
+_VERB = re.compile(
+    r"\b(?<!\bin )(?<!\bon )(?<!\bof )(?<!\bsince )(?<!\bduring )(?<!\d(?:st|nd|rd|th) )(?!(?-i:May))may\b"
+    r"(?!,? (?:19|20)\d\d\b)(?! \d{1,2}(?:st|nd|rd|th)\b)(?!\s*(?:[.?!]|$))",
+    re.IGNORECASE,
+)
 
 
 def periods_in(text: str, now_ms: int) -> list[Period]:
-    """Return the periods that a question names, as of now. A day without a year is the last one that has been."""
+    """Return the periods that a question names, as of now. A day without a year is the last one that has been.
+
+    What is since then reaches to today.
+    """
     today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
     found: list[Period] = []
-    rest = text
+    rest = _VERB.sub("···", text)
     for pattern, read in _FORMS:
         for match in pattern.finditer(rest):
             try:
                 first, behind = read(match.groupdict(), today)
             except (ValueError, OverflowError):  # the 31st of June
                 continue
-            found.append((_ms(first), _ms(behind)))
+            found.append((_ms(first), _ms(max(behind, today + timedelta(days=1)) if match["since"] else behind)))
         # Read once: in "8 May 2026" there is no "May 2026".
         rest = pattern.sub(lambda match: "·" * len(match[0]), rest)
     return sorted(set(found))
@@ -122,18 +132,19 @@ def _count(found: Mapping[str, str]) -> int:
 
 
 def _ago(found: Mapping[str, str], today: date) -> Days:
-    unit_days = _UNIT_DAYS[found["unit"].lower()]
-    middle = today - timedelta(days=unit_days * _count(found))
+    hours = _UNIT_HOURS[found["unit"].lower()]
+    middle = today - timedelta(days=hours * _count(found) // 24)
     # "Three weeks ago" is no day: half a unit on both sides.
-    return middle - timedelta(days=unit_days // 2), middle + timedelta(days=unit_days // 2 + 1)
+    return middle - timedelta(days=hours // 48), middle + timedelta(days=hours // 48 + 1)
 
 
 def _past(found: Mapping[str, str], today: date) -> Days:
-    return today - timedelta(days=max(1, _UNIT_DAYS[found["unit"].lower()] * _count(found))), today + timedelta(days=1)
+    days = ceil(_UNIT_HOURS[found["unit"].lower()] * _count(found) / 24)
+    return today - timedelta(days=max(1, days)), today + timedelta(days=1)
 
 
 def _form(pattern: str, read: Read) -> tuple[re.Pattern[str], Read]:
-    return re.compile(rf"\b{pattern}\b", re.IGNORECASE), read
+    return re.compile(rf"\b(?P<since>since (?:the )?)?{pattern}\b", re.IGNORECASE), read
 
 
 # The longer before what may be a part of it.
@@ -142,10 +153,10 @@ _FORMS = (
     _form(rf"{_DAY}(?: of)? {_MONTH}(?:,? {_YEAR})?", _day),
     _form(rf"{_MONTH}\.? {_DAY}(?:,? {_YEAR})?", _day),
     _form(rf"{_MONTH}\.?,? {_YEAR}", _month),
-    _form(rf"(?:in|during|since|last|this) {_MONTH}", _month),
-    _form(rf"(?:in|during|since) {_YEAR}", _year),
+    _form(rf"(?:in |during |last |this |(?<=since )){_MONTH}", _month),
+    _form(rf"(?:in |during |(?<=since )){_YEAR}", _year),
     _form(r"(?P<name>today|this morning|yesterday|last night)", _named_day),
-    _form(rf"(?:last|on|this) (?P<weekday>{'|'.join(_WEEKDAYS)})", _weekday),
+    _form(rf"(?:last |on |this |(?<=since ))(?P<weekday>{'|'.join(_WEEKDAYS)})", _weekday),
     _form(r"(?P<which>last|this|previous) (?P<unit>week|month|year)", _last),
     _form(rf"{_COUNT} {_UNIT} ago", _ago),
     _form(rf"(?:last|past) {_COUNT} {_UNIT}", _past),
