@@ -112,6 +112,16 @@ def test_several_queries_are_answered_together(either: Talk, zoo: str) -> None:
     assert len(set(found)) == len(found)
 
 
+def test_an_id_is_shown_as_it_is_given_back(either: Talk) -> None:
+    """Whatever signs are in it, as long as none of them ends the quotes."""
+    trace_id = "R&D-1's > 'a;b'"
+    either.call("add_trace", task="Calibrate the spectrometer", trace_id=trace_id, namespace="R&D")
+    text = text_of(either.result("retrieve", query="calibrate the spectrometer", namespace=["R&D", "zoo"], k=1))
+    (shown, namespace), *_ = re.findall(r'<memory id="([^"]+)" namespace="([^"]+)"', text)
+    assert (shown, namespace) == (trace_id, "R&D")
+    assert either.call("feedback", trace_ids=[shown], helpful=True) == {"updated": 1}
+
+
 def test_of_several_questions_each_has_its_best_on_the_page(either: Talk) -> None:
     """Also where one alone would fill it; in the text they come before there is more of any, and a single question is as ever."""
     herons = {f"heron-{kind}": f"Count the {kind} herons of the lake, all of them" for kind in ("grey", "white", "purple", "old", "young")}

@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -93,12 +92,12 @@ class _Memory:
     @property
     def opening(self) -> str:
         trace = self.stored.trace
-        where = f' namespace="{escape(trace.namespace)}"' if self.with_namespace else ""
+        where = f' namespace="{_named(trace.namespace)}"' if self.with_namespace else ""
         day = format_time(trace.occurred_at_ms or 0)[:10]
         more = f' near_equal="{len(self.near_equal)} more"' if self.near_equal else ""
         if left_out := (len(trace.lessons) if self.unfit else len(self.lessons_to_tell)) - len(self.lessons):
             more += f' lessons_left_out="{left_out}"'
-        return f'<memory id="{escape(trace.trace_id)}"{where} outcome="{trace.outcome}" score="{self.ranked.score:.2f}" date="{day}"{more}>'
+        return f'<memory id="{_named(trace.trace_id)}"{where} outcome="{trace.outcome}" score="{self.ranked.score:.2f}" date="{day}"{more}>'
 
     @property
     def task_label(self) -> str:
@@ -180,6 +179,11 @@ def present(
 def _quoted(text: str) -> str:
     """Return a text in which nothing looks like our tags."""
     return _TAG.sub("&lt;", text)
+
+
+def _named(name: str) -> str:
+    """Return a name as it stands in quotes. No more of it is escaped than would end them: who reads it gives it back as it is."""
+    return name.replace('"', "&quot;").replace("<", "&lt;")
 
 
 def _is_unfit(stored: StoredTrace, unfit: Collection[int]) -> bool:
