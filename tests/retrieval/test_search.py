@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import from_thread, to_thread
 from samples import TinyModel, by_chunk, by_row, cut, model_of, put, text_of, tiny_vector, trace
 
 from tracebank.chunking import text_hash, word_spans
@@ -242,16 +243,22 @@ async def test_what_is_searched_side_by_side_is_found_as_one_after_the_other(lib
             assert beside == alone
 
 
-@pytest.mark.parametrize("passed_over", [False, True], ids=["small", "larger"])
-async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
-    library: Library, monkeypatch: pytest.MonkeyPatch, passed_over: bool
-) -> None:
-    """Until then it is not read again; and where reading takes long, the index answers the first question after it."""
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The namespaces whose vectors were read, in order; they are small enough to be held."""
     monkeypatch.setattr(dense_module, "RESIDENT_CHUNKS", 4_096)
-    monkeypatch.setattr(dense_module, "CHEAP_CHUNKS", 0 if passed_over else 4_096)
     read: list[int] = []
     of_namespace = vectors.of_namespace
     monkeypatch.setattr(vectors, "of_namespace", lambda *args, **kwargs: read.append(args[2]) or of_namespace(*args, **kwargs))  # type: ignore[func-returns-value]
+    return read
+
+
+@pytest.mark.parametrize("passed_over", [False, True], ids=["small", "larger"])
+async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
+    library: Library, monkeypatch: pytest.MonkeyPatch, read: list[int], passed_over: bool
+) -> None:
+    """Until then it is not read again; and where reading takes long, the index answers the first question after it."""
+    monkeypatch.setattr(dense_module, "CHEAP_CHUNKS", 0 if passed_over else 4_096)
     dense = library.retriever(EVERYTHING).dense
     assert dense is not None
     before = dense.nearest(1, tiny_vector("kiwi"), Filters(), 60).cosines
@@ -267,6 +274,38 @@ async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
         assert read == [1, 1]
     finally:
         await library.store.write(lambda db: traces.delete(db, [added.row]))
+
+
+@pytest.mark.parametrize("room_for", [0, 1], ids=["none", "one"])
+async def test_what_finds_no_room_is_read_once(library: Library, monkeypatch: pytest.MonkeyPatch, read: list[int], room_for: int) -> None:
+    """Whoever asks all namespaces would read all of them for each question: the index answers for those that are not held."""
+    chunks = sum(len(cut(value)) for value in library.spaces[1].values())
+    monkeypatch.setattr(dense_module, "RESIDENT_BYTES", room_for * chunks * 300)
+    retriever = library.retriever(EVERYTHING)
+    for question in QUESTIONS[:2] * 2:
+        found = await retriever.search([question], [1, 2], Filters())
+        same(found.ranking, library.exact([question], [1, 2]), SCORED)
+    assert sorted(read) == [1, 2]
+
+
+async def test_what_was_forgotten_while_it_was_read_is_not_held(library: Library, monkeypatch: pytest.MonkeyPatch, read: list[int]) -> None:
+    """Nobody would let go of it."""
+    dense = library.retriever(EVERYTHING).dense
+    assert dense is not None
+    (added,) = await put(library.store, trace("new", namespace="one", task="kiwi", content="", lessons=()))
+    of_namespace = vectors.of_namespace
+
+    def forgotten_meanwhile(*args: Any, **options: Any) -> Any:
+        held = of_namespace(*args, **options)
+        from_thread.run(library.store.write, lambda db: traces.delete(db, [added.row]))
+        dense.forget([1])
+        return held
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(vectors, "of_namespace", forgotten_meanwhile)
+        await to_thread.run_sync(dense.nearest, 1, tiny_vector("kiwi"), Filters(), 60)
+    assert read == [1]
+    assert list(dense._residents) == []
 
 
 @pytest.mark.parametrize("few_traces", [1_000, 20], ids=["exact", "oversampled"])

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import isqrt
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from tracebank.store.vectors import Held
 # Up to here a namespace's vectors are held: scoring them takes at most half a millisecond.
 RESIDENT_CHUNKS = 4_096
 RESIDENT_BYTES = 16 * 1_048_576
+KNOWN_NAMESPACES = 10_000
 # Reading them takes 6 µs each. More than these are not read again for the first question after a write: an agent that stores and
 # asks in turn would pay for it each time, and the index answers one question sooner.
 CHEAP_CHUNKS = 256
@@ -75,6 +77,8 @@ class Dense:
         # Several threads search.
         self._lock = threading.Lock()
         self._residents: LruCache[int, Resident] = LruCache(max_bytes=RESIDENT_BYTES, size_of=_bytes, clock=time.monotonic)
+        # All of them without their vectors: of what found no room beside others it is known that it was read, and is not read again.
+        self._known: LruCache[int, Resident] = LruCache(capacity=KNOWN_NAMESPACES, clock=time.monotonic)
         self._passed: LruCache[tuple[int, str], Passed] = LruCache(max_bytes=PASSED_BYTES, size_of=_bytes, clock=time.monotonic)
         self._counts: LruCache[int, int] = LruCache(capacity=1_000, ttl_s=COUNT_TTL_S, clock=time.monotonic)
 
@@ -93,6 +97,7 @@ class Dense:
         with self._lock:
             self._passed.drop(lambda key: key[0] in spaces)
             self._residents.drop(lambda space: space in spaces)
+            self._known.drop(lambda space: space in spaces)
 
     def cosines(self, space: int, chunks: Numbers, question: Vectors) -> Scores:
         """Return the cosines of just these chunks, where their vectors are kept."""
@@ -108,14 +113,22 @@ class Dense:
         """Return what is held of a namespace. `asked`: this question has been here before, and what it was passed over for stays so."""
         (version,) = self._store.versions.of([space])
         with self._lock:
-            found = self._residents.get(space)
-        if found is None or found.version != version or (found.passed_over and not asked):
-            if found is not None and found.version != version and found.chunks > CHEAP_CHUNKS:
-                found = Resident(version, None, found.chunks, passed_over=True)
-            else:
-                found = self._read(space, version)
-            with self._lock:
-                self._residents.put(space, found)
+            held = self._residents.get(space, lambda held: held.version == version)
+            known = self._known.get(space)
+        if held is not None:
+            return held
+        if known is not None and known.version == version and (asked or not known.passed_over):
+            return known
+        if known is not None and known.version != version and known.chunks > CHEAP_CHUNKS:
+            found = Resident(version, None, known.chunks, passed_over=True)
+        else:
+            found = self._read(space, version)
+        with self._lock:
+            # Not what was forgotten while it was read.
+            if self._store.versions.of([space]) == (version,):
+                self._known.put(space, replace(found, held=None))
+                if found.held is not None:
+                    self._residents.put(space, found)
         return found
 
     def _read(self, space: int, version: int) -> Resident:

@@ -20,7 +20,8 @@ SCORED_AT_ONCE = 2_048
 class Resident:
     """The vectors of a whole namespace as of a version of it in the store.
 
-    `held` None: it is too large or, where it is `passed_over`, not worth reading for one question. `chunks`: how many it had.
+    `held` None: it is too large, found no room beside others or, where it is `passed_over`, is not worth reading for one question.
+    `chunks`: how many it had.
     """
 
     version: int
