@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,20 @@ async def test_an_answer_that_tells_why_there_is_no_meaning_is_served_while_that
         after = await engine.retrieve(QUESTION, session)
         assert after.note == "meaning is off: there is none"
         assert await engine.retrieve(QUESTION, session) is after
+
+
+async def test_rankings_are_counted_with_their_passages(tmp_path: Path, tiny: TinyModel) -> None:
+    """A few long memories take more than many short ones."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await engine.add({"task": "upload", "content": "\n".join(f"The upload {i} was slow." for i in range(2_000))}, session)
+        await settled(engine)
+        await engine.retrieve(QUESTION, session)
+        ((_, kept, _),) = engine.asking.answers._finder.rankings
+        (found,) = kept.searched.ranking
+        assert len(found.passages) > 100
+        taken = sum(sys.getsizeof(passage) + sys.getsizeof(passage[1]) for passage in found.passages)
+        assert taken < engine.asking.answers.report()["rankings"]["bytes"] < 2 * taken
 
 
 async def test_what_tells_of_other_namespaces_is_not_kept(tmp_path: Path, tiny: TinyModel) -> None:

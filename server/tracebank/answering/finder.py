@@ -15,7 +15,7 @@ from tracebank.retrieval import Reranker, Retriever, Searched
 
 # For the pages behind the first, which are asked for soon or never.
 RANKINGS_BYTES = 4_194_304
-RANKED_BYTES = 500
+RANKED_BYTES, PASSAGE_BYTES = 350, 100
 # So many are written at a time: more would only wait for the store's readers, in threads that others could use.
 PAGES_AT_ONCE = 4
 
@@ -58,7 +58,7 @@ class Finder:
         self._limiter = CapacityLimiter(PAGES_AT_ONCE)
         self.rankings: LruCache[object, _Ranking] = LruCache(
             max_bytes=RANKINGS_BYTES,
-            size_of=lambda _, kept: RANKED_BYTES * (1 + len(kept.searched.ranking)),
+            size_of=_bytes,
             ttl_s=ttl_s,
             clock=time.monotonic,
         )
@@ -94,6 +94,11 @@ class Finder:
             return searched
         ranking, note = await self._reranker.rerank(texts, searched.ranking)
         return replace(searched, ranking=ranking, note=_told_together(searched.note, note))
+
+
+def _bytes(_: object, kept: _Ranking) -> int:
+    ranking = kept.searched.ranking
+    return RANKED_BYTES * (1 + len(ranking)) + PASSAGE_BYTES * sum(len(found.passages) for found in ranking)
 
 
 def _told_together(*notes: str) -> str:
