@@ -54,6 +54,8 @@ async def test_what_a_write_made_unusable_is_prepared_and_counts_as_nobodys_call
         assert counted(engine) == (before[0] + 1, before[1], before[2] + 1)
         assert engine.asking.warmer.report()["used"] == 1
         assert [trace_id for _, trace_id in session.recalled] == [result.trace_id for result in found.page.results]
+        assert await engine.retrieve(QUESTION, session) is found
+        assert engine.asking.warmer.report()["used"] == 1
 
 
 async def test_what_is_there_is_not_prepared_again(tmp_path: Path, tiny: TinyModel) -> None:

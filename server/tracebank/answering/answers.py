@@ -24,9 +24,9 @@ from tracebank.store.versions import Versions
 RESULT_BYTES = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Kept:
-    """An answer with what it is of."""
+    """An answer with what it is of; `prepared`: nobody has asked for it yet."""
 
     versions: tuple[int, ...]
     model: str
@@ -63,7 +63,7 @@ class Answers:
             ttl_s=settings.results_ttl_s, size_of=_bytes, clock=time.monotonic,
         )  # fmt: skip
         self._flights: Flights[tuple[object, ...], Retrieved] = Flights()
-        # Look-ups that an answer served which nobody had asked for before.
+        # Answers that were there before somebody asked for them.
         self.prepared_used = 0
 
     async def answer(self, asked: Asked, *, complete: bool) -> Retrieved:
@@ -75,6 +75,7 @@ class Answers:
         kept = self.kept.get(asked, lambda kept: _valid(kept, present))
         if kept is not None:
             self.prepared_used += kept.prepared
+            kept.prepared = False
             return kept.answer
         with self._precedence.answering():
             return await self._flights.fetch(
@@ -106,7 +107,10 @@ class Answers:
                 yield asked, kept, made_at
 
     def restore(self, kept: Iterable[tuple[Asked, Kept, float]]) -> None:
-        """Take back what `current` gave, the latest used last; what is not valid any more is left out."""
+        """Take back what `current` gave, the latest used last; what is not valid any more is left out.
+
+        Their scores are those of then: the index's may differ by .01, once it has merged away what was deleted before.
+        """
         for asked, one, made_at in kept:
             if one.versions == self.versions_of(asked):
                 self.kept.put(asked, one, kept_at=made_at)
