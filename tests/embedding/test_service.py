@@ -288,6 +288,28 @@ async def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
         assert model.texts == ["running", "common"]
 
 
+@pytest.mark.parametrize("line", ["questions", "documents"])
+async def test_who_waits_behind_others_who_left_is_served(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever line they stood, and though they are more than are looked at once; nobody else has to come for that."""
+    monkeypatch.setattr("tracebank.embedding.service.SORTED_TEXTS", 2)
+    model = TinyModel()
+    async with serving(model) as service:
+        model.gate.clear()
+        running = asyncio.create_task(service.embed_chunks(["running"]))
+        await entered(model)
+        texts = ("one", "two", "three")
+        left = asyncio.create_task(service.read_questions(texts) if line == "questions" else service.read_chunks(texts))
+        await queued(service, *texts)
+        kept = asyncio.create_task(service.embed_chunks(["kept"]))
+        await queued(service, "kept")
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        model.gate.set()
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(running, kept)
+        assert model.texts == ["running", "kept"]
+
+
 class Broken(TinyModel):
     """A model that fails in a way of its own."""
 

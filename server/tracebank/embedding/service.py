@@ -42,7 +42,6 @@ class _Wanted:
 
     text: str
     tokens: int
-    urgent: bool
     waiters: list[asyncio.Future[Embedded]] = field(default_factory=list)
 
     def settle(self, outcome: Embedded | TracebankError) -> None:
@@ -186,7 +185,7 @@ class EmbeddingService:
             raise self._failure or EmbeddingError("the engine is shutting down")
         wanted = self._wanted.get(text)
         if wanted is None:
-            wanted = self._wanted[text] = _Wanted(text, estimated_tokens(text), urgent)
+            wanted = self._wanted[text] = _Wanted(text, estimated_tokens(text))
             (self._questions if urgent else self._documents)[text] = wanted
         elif urgent and self._documents.pop(text, None) is not None:
             self._questions[text] = wanted
@@ -249,14 +248,16 @@ class EmbeddingService:
 
     def _next(self, lines: Sequence[dict[str, _Wanted]], max_tokens: int) -> list[_Wanted]:
         """Take the next batch out of the first line where somebody waits: texts of like length."""
-        line = next((line for line in lines if line), {})
-        waiting = list(islice(line.values(), SORTED_TEXTS))
-        wanted = [w for w in waiting if not all(waiter.done() for waiter in w.waiters)]
-        for abandoned in set(waiting) - set(wanted):
-            del line[abandoned.text], self._wanted[abandoned.text]
-        batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=max_tokens)] if wanted else []
-        for taken in batch:
-            del line[taken.text]
+        batch: list[_Wanted] = []
+        # Who left may be all that is looked at, and others wait behind them.
+        while not batch and (line := next((line for line in lines if line), None)):
+            waiting = list(islice(line.values(), SORTED_TEXTS))
+            wanted = [w for w in waiting if not all(waiter.done() for waiter in w.waiters)]
+            for abandoned in set(waiting) - set(wanted):
+                del line[abandoned.text], self._wanted[abandoned.text]
+            batch = [wanted[i] for i in next_batch([w.tokens for w in wanted], max_tokens=max_tokens)] if wanted else []
+            for taken in batch:
+                del line[taken.text]
         self._room.set()
         return batch
 
