@@ -51,7 +51,7 @@ from tracebank.learning import (
     StepReflector,
 )
 from tracebank.llm import LlmClient, Spending, World
-from tracebank.locking import DataDirLock
+from tracebank.locking import DataDirLock, pid_space
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.precedence import Precedence
@@ -238,7 +238,7 @@ class Engine:
         prepare_data_dir(settings.data_dir)
         lock = DataDirLock(settings.data_dir)
         about = {"pid": os.getpid(), "version": __version__, "data_dir": str(settings.data_dir), "started_at": clock(), "mode": mode}
-        lock.acquire(about)
+        lock.acquire({**about, "pid_space": pid_space()})
         try:
             store = Store.open(settings.data_dir / STORE_NAME)
             startup.done("store")

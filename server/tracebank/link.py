@@ -17,7 +17,7 @@ import time
 
 from tracebank import __version__
 from tracebank.errors import DataDirError, EngineError
-from tracebank.locking import FileLock, holder_of
+from tracebank.locking import FileLock, holder_of, pid_space
 
 TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def greeting(role: str) -> dict[str, Any]:
 def ask_to_leave(data_dir: str, timeout_s: float = 30.0, *, only: int | None = None) -> int | None:
     """Ask the engine to finish what it accepted and leave; wait until it has. Returns its process id, None if there is none.
 
-    With `only`, the engine is asked only if it is that process. Raises: EngineError if it stays.
+    With `only`, the engine is asked only if it is that process. Raises: EngineError if it stays, or is not ours to end.
     """
     holder = holder_of(data_dir)
     if holder is None or only not in (None, holder.get("pid")):
@@ -143,18 +143,31 @@ def ask_to_leave(data_dir: str, timeout_s: float = 30.0, *, only: int | None = N
     connection = connect(data_dir, "stop" if only is None else "make_way")
     if connection is not None:
         connection.close()
-    elif isinstance(pid := holder.get("pid"), int) and holder_of(data_dir) == holder:
-        import signal
-
+    elif isinstance(holder.get("pid"), int) and holder_of(data_dir) == holder:
         # It serves its own client only, or does not listen yet.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        _terminate(data_dir, holder)
     give_up_at = time.monotonic() + timeout_s
     while (still := holder_of(data_dir)) is not None and still.get("pid") == holder.get("pid"):
         if time.monotonic() > give_up_at:
             raise EngineError(f"process {holder.get('pid')} has not ended within {timeout_s:.0f} s; end it with your system's tools")
         time.sleep(RETRY_S)
     return holder.get("pid")
+
+
+def _terminate(data_dir: str, holder: dict[str, Any]) -> None:
+    import signal
+
+    holds = f"process {holder['pid']}, which holds {data_dir}"
+    here = pid_space()
+    # Older versions did not write it down.
+    if (space := holder.get("pid_space", here)) != here:
+        raise EngineError(f"{holds}, runs elsewhere ({space}, and this is {here}): end it there")
+    try:
+        os.kill(holder["pid"], signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise EngineError(f"{holds}, may not be ended by you: ask its owner") from error
 
 
 def socket_path(data_dir: str) -> str | None:

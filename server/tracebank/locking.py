@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import sys
 import time
 
@@ -139,6 +140,15 @@ class DataDirLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def pid_space() -> str:
+    """Return among whose processes a process id here counts: on another host, and in another container, it is a stranger's."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        namespace = ""
+    return f"{socket.gethostname()} {namespace}".rstrip()
 
 
 def holder_of(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from clients import HELLO, WAIT_S, Client, front_with
 from places import Place, wait_for_exit
 
 from tracebank import link, locking
+from tracebank.errors import EngineError
 from tracebank.locking import LOCK_NAME
 
 
@@ -165,6 +167,49 @@ def test_a_lock_file_that_names_a_living_process_kills_nobody(here: Place) -> No
             here.kill()
         assert bystander.poll() is None
         bystander.kill()
+
+
+@pytest.mark.parametrize(
+    ("written", "told", "ended_by"),
+    [
+        (
+            {"pid_space": "another-host pid:[1]"},
+            r"process \d+, which holds .*, runs elsewhere \(another-host pid:\[1\], and .*end it there",
+            0,
+        ),
+        ({"pid_space": locking.pid_space()}, "has not ended", signal.SIGTERM),
+        ({}, "has not ended", signal.SIGTERM),
+    ],
+    ids=["elsewhere", "here", "of an older version"],
+)
+def test_an_engine_that_does_not_listen_is_ended_only_where_its_process_id_counts(
+    tmp_path: Path, written: dict[str, str], told: str, ended_by: int
+) -> None:
+    """In another container on the same volume, or on another host, a stranger has its number."""
+    lock = locking.DataDirLock(tmp_path)
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        lock.acquire({"pid": process.pid, "mode": "in-process", **written})
+        with pytest.raises(EngineError, match=told):
+            link.ask_to_leave(str(tmp_path), timeout_s=0)
+        if not ended_by:
+            assert process.poll() is None
+            process.kill()
+    assert process.returncode == -(ended_by or signal.SIGKILL)
+    lock.release()
+
+
+def test_an_engine_of_another_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system does not let us end it."""
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    lock = locking.DataDirLock(tmp_path)
+    lock.acquire({"pid": 1, "mode": "in-process"})
+    with pytest.raises(EngineError, match=r"process 1, which holds .*, may not be ended by you"):
+        link.ask_to_leave(str(tmp_path))
+    lock.release()
 
 
 def test_who_only_looks_at_the_lock_keeps_no_engine_from_taking_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
