@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,40 @@ async def test_the_doctor_finds_what_is_missing_in_an_index_and_repairs_it(sessi
     found = {f["what"]: f for f in (await result(call(session, "doctor", repair=True)))["findings"]}
     assert all(finding["well"] for finding in found.values() if finding["what"] not in ("disk", "settings")), found
     assert found["index of vectors, default"]["found"] == "3 of 3 texts"
+
+
+@pytest.mark.parametrize(("writes", "found"), [(2, "3 of 3"), (1_000, "and busy: ask again when less is written")])
+@pytest.mark.parametrize("sink", outbox.SINKS)
+async def test_the_doctor_takes_nothing_for_missing_that_is_written_while_it_counts(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sink: str, writes: int, found: str
+) -> None:
+    """Store and index are counted at two moments: they are compared again, and where an agent never pauses nothing is rebuilt."""
+    engine, loop, late = session.engine, asyncio.get_running_loop(), iter(range(writes))
+    await add(session, "early")
+    index = engine.words if sink == "words" else engine.vectors
+    assert index is not None
+    counted = index.count
+
+    async def write(number: int) -> None:
+        await add(session, f"late {number}")
+        await settled(engine)
+
+    def write_one() -> None:
+        for number in islice(late, 1):
+            asyncio.run_coroutine_threadsafe(write(number), loop).result(WAIT_S)
+
+    def count(space: int) -> int:
+        write_one()
+        number = counted(space)
+        write_one()
+        return number
+
+    monkeypatch.setattr(index, "count", count)
+    findings = (await result(call(session, "doctor", repair=True)))["findings"]
+    (finding,) = [finding for finding in findings if finding["what"] == f"index of {sink}, default"]
+    assert finding["well"]
+    assert found in finding["found"]
+    assert "rebuilding" not in caplog.text
 
 
 async def test_the_doctor_tells_settings_that_are_wrong_or_have_no_effect(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "llm", "learning", "plugins", "advice")
 LOW_DISK_BYTES = 256 * 1_048_576
+# So often is an index compared with the store while both are written to, and so long it may catch up in between.
+MAX_COMPARISONS, CATCHING_UP_S = 10, 0.5
 
 
 async def report(engine: Engine, section: str = "all") -> dict[str, Any]:
@@ -192,15 +194,7 @@ async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
     )
     found += [(f"index of {sink}", False, f"does not go on: {reason}") for sink, reason in sorted(engine.indexer.stalled.items())]
     for name, space in sorted(engine.spaces.items()):
-        chunks, texts = await engine.store.read(partial(_chunks, space=space))
-        for sink, index, expected in (("words", engine.words, chunks), ("vectors", engine.vectors, texts)):
-            try:
-                count = await to_thread.run_sync(index.count, space) if index is not None else 0
-                found.append(
-                    (f"index of {sink}, {name}", count == expected, f"{count} of {expected} {'chunks' if sink == 'words' else 'texts'}")
-                )
-            except IndexFaultError as error:
-                found.append((f"index of {sink}, {name}", False, str(error)))
+        found += [await _compared(engine, sink, name, space) for sink in outbox.SINKS]
     usage = shutil.disk_usage(engine.settings.data_dir)
     found.append(("disk", usage.free >= LOW_DISK_BYTES, f"{usage.free / 2**30:.1f} GiB free"))
     return found
@@ -218,8 +212,33 @@ def _model(engine: Engine) -> tuple[str, bool, str]:
     )
 
 
-def _chunks(db: sqlite3.Connection, space: int) -> tuple[int, int]:
-    """Return how many chunks a namespace has, and how many distinct texts these have."""
-    sql = "SELECT count(*), count(DISTINCT c.text_hash) FROM chunks c JOIN traces t ON t.id = c.trace WHERE t.namespace_id = ?"
-    chunks, texts = db.execute(sql, (space,)).fetchone()
-    return int(chunks), int(texts)
+async def _compared(engine: Engine, sink: outbox.Sink, name: str, space: int) -> tuple[str, bool, str]:
+    """Compare an index with the store. The two are counted one after the other: only what nobody is about to write is missing."""
+    what, index = f"index of {sink}, {name}", engine.words if sink == "words" else engine.vectors
+    stored = partial(_stored, space=space, sink=sink)
+    after = await engine.store.read(stored)
+    for _ in range(MAX_COMPARISONS):
+        try:
+            count = await to_thread.run_sync(index.count, space) if index is not None else 0
+        except IndexFaultError as error:
+            return what, False, str(error)
+        before, after = after, await engine.store.read(stored)
+        _, expected, pending = after
+        found = f"{count} of {expected} {'chunks' if sink == 'words' else 'texts'}"
+        at_rest = index is None or sink in engine.indexer.stalled or sink in engine.indexer.faults or (before == after and not pending)
+        if count == expected or at_rest:
+            return what, count == expected, found
+        await engine.indexer.wait((sink,), up_to=None, timeout_s=CATCHING_UP_S)
+    return what, True, f"{found}, and busy: ask again when less is written"
+
+
+def _stored(db: sqlite3.Connection, space: int, sink: outbox.Sink) -> tuple[int, int, int]:
+    """Return a namespace's version, how many chunks (for vectors: distinct texts) it has, and how many entries of the sink are due."""
+    counted = "c.text_hash" if sink == "words" else "DISTINCT c.text_hash"
+    sql = f"""
+        SELECT (SELECT coalesce(max(version), 0) FROM versions WHERE namespace_id = :space),
+               (SELECT count({counted}) FROM chunks c JOIN traces t ON t.id = c.trace WHERE t.namespace_id = :space),
+               (SELECT count(*) FROM outbox WHERE sink = :sink AND namespace_id = :space AND error IS NULL)
+    """
+    version, expected, pending = db.execute(sql, {"space": space, "sink": sink}).fetchone()
+    return version, expected, pending
