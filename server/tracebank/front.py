@@ -265,8 +265,6 @@ class Front:
 
     def _from_engine(self, line: bytes) -> bool:
         """Pass a line on, unless it answers what we have answered. Returns whether it was an answer to the client."""
-        if not line.endswith(b"\n"):
-            return False  # the engine died in the middle of it
         answer = _answered_id(line)
         if answer is None:
             self._write(line)

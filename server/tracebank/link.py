@@ -53,8 +53,9 @@ class Connection:
         self.socket.sendall(line)
 
     def receive(self) -> bytes:
-        """Return the next line, or b"" when the engine has closed. Raises: OSError."""
-        return self._reader.readline()
+        """Return the next line, or b"" when the engine has closed, in the middle of one, too. Raises: OSError."""
+        line = self._reader.readline()
+        return line if line.endswith(b"\n") else b""
 
     def close(self) -> None:
         """Close both directions; a thread that is receiving wakes up."""

@@ -12,7 +12,7 @@ import pytest
 from clients import HELLO, Client, Era, RefusedError, front_with
 from places import Place, wait_for_exit, wait_for_file, written
 
-from tracebank import front, link
+from tracebank import front, link, remote
 
 # Each ends the engine once: at a point of its start, or when it comes to a trace whose id and content are FATAL.
 WHILE_STARTING = {
@@ -99,6 +99,14 @@ def test_engines_killed_at_work_have_lost_nothing_that_they_acknowledged(here: P
         assert sorted(memory["trace_id"] for memory in found) == sorted(wanted)
         assert here.exported() == wanted
     assert len(here.starts) == len(WHILE_WORKING) + 1
+
+
+def test_a_command_whose_engine_dies_in_the_middle_of_its_answer_says_so(here: Place) -> None:
+    """In one line, and the next one gets an answer of the next engine."""
+    here.sabotage(f"FATAL = 'fatal'\n{WHILE_WORKING['in the middle of its answer']}")
+    done = here.run("add", "t", "--id", "fatal")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"tracebank: {remote.ENGINE_ENDED}\n")
+    assert here.run("add", "t", "--id", "fatal").stdout == "unchanged fatal\n"
 
 
 def test_calls_in_flight_at_a_kill_are_answered_and_can_be_repeated(here: Place, era: Era) -> None:
