@@ -109,6 +109,19 @@ def test_a_command_whose_engine_dies_in_the_middle_of_its_answer_says_so(here: P
     assert here.run("add", "t", "--id", "fatal").stdout == "unchanged fatal\n"
 
 
+@pytest.mark.parametrize(("fatal", "stored", "place"), [(1, 0, "the beginning"), (101, 100, "line 101"), (201, 200, "line 201")])
+def test_an_import_whose_engine_dies_says_where_to_go_on(here: Place, tmp_path: Path, fatal: int, stored: int, place: str) -> None:
+    """What is stored already would come twice, where it has no id. Blank lines are counted as an editor counts them."""
+    here.sabotage(f"FATAL = 'fatal'\n{WHILE_WORKING['between commit and answer']}")
+    lines = [json.dumps({"task": "t", "content": "fatal" if number == fatal else ""}) for number in range(1, 203)]
+    file = tmp_path / "traces.jsonl"
+    file.write_text("\n" + "\n".join(lines))
+    done = here.run("import", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{stored} traces are stored, up to {place} of {file}, and perhaps some of the next 100 lines." in done.stderr
+    assert len(here.stored()) == min(stored + 100, 202)
+
+
 def test_calls_in_flight_at_a_kill_are_answered_and_can_be_repeated(here: Place, era: Era) -> None:
     """Many at once, of one session and of others: each is acknowledged and kept, or to be retried."""
     with Client(here, era) as client, Client(here, era) as other:

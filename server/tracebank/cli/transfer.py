@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tracebank import link
 from tracebank.cli.base import command, err
 from tracebank.cli.output import writing
-from tracebank.errors import EngineError
+from tracebank.errors import EngineEndedError, EngineError
 from tracebank.remote import Call, engine, last
 
 Line = tuple[int, str]
@@ -32,23 +32,31 @@ async def import_(
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Of all; default: each line's own, else the setting.")] = None,
 ) -> int:
     """Import traces. Returns when all can be found; bad lines are reported with their number, the others go in."""
+    stored, failed, place = 0, 0, f"the beginning of {files[0]}"
     with ExitStack() as stack:
         sources = [(name, _open(name, stack)) for name in files]
         progress = stack.enter_context(_progress())
-        async with engine() as call:
-            reading = progress.add_task("stored", total=None)
-            stored, failed = 0, 0
-            for name, lines in sources:
-                for batch, too_long in _batches(lines):
-                    result = await last(call("import", lines=batch, namespace=namespace))
-                    errors = sorted((*result["errors"], *too_long), key=lambda error: error[0])
-                    stored += result["stored"]
-                    failed += len(errors)
-                    progress.update(reading, completed=stored)
-                    for number, problem in errors:
-                        print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
-            progress.update(reading, total=stored)
-            indexed = await _follow_indexing(call, progress)
+        try:
+            async with engine() as call:
+                reading = progress.add_task("stored", total=None)
+                for name, lines in sources:
+                    for batch, too_long in _batches(lines):
+                        result = await last(call("import", lines=batch, namespace=namespace))
+                        errors = sorted((*result["errors"], *too_long), key=lambda error: error[0])
+                        stored += result["stored"]
+                        failed += len(errors)
+                        place = f"line {max(number for number, _ in (*batch, *too_long))} of {name}"
+                        progress.update(reading, completed=stored)
+                        for number, problem in errors:
+                            print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
+                progress.update(reading, total=stored)
+                indexed = await _follow_indexing(call, progress)
+        except EngineEndedError as error:
+            # An engine may end between storing what was on its way and saying so.
+            raise EngineEndedError(
+                f"the engine has ended: {stored} traces are stored, up to {place}, and perhaps some of the next {BATCH_LINES} lines. "
+                "Run the command again with what follows there: of what is stored, lines without a trace_id would come twice"
+            ) from error
     if stalled := indexed.get("stalled"):
         told = f"{stored} traces imported, but not all can be found yet: {stalled}"
     else:
