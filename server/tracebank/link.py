@@ -95,14 +95,14 @@ def connect_or_start(data_dir: str, role: str) -> Connection:
             )
 
 
-def connect(data_dir: str, role: str) -> Connection | None:
+def connect(data_dir: str, role: str, timeout_s: float = GREETING_TIMEOUT_S) -> Connection | None:
     """Return a greeted connection to the engine that is running, or None. Raises: EngineError where it refuses."""
     sock, token = _dial(data_dir)
     if sock is None:
         return None
     connection = Connection(sock, {})
     try:
-        sock.settimeout(GREETING_TIMEOUT_S)
+        sock.settimeout(timeout_s)
         connection.send(json.dumps({**greeting(role), "token": token}).encode() + b"\n")
         answer = json.loads(connection.receive() or b"null")
         sock.settimeout(None)

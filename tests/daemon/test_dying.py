@@ -366,3 +366,16 @@ def test_an_engine_that_is_stopped_for_a_moment_keeps_its_clients_waiting_and_no
         os.kill(engine, signal.SIGCONT)
         assert client.result(call)
     assert len(here.starts) == 1
+
+
+def test_status_tells_of_an_engine_that_does_not_answer(here: Place) -> None:
+    """It has the directory, so it is running; how many clients and traces it has nobody else can say."""
+    with Client(here) as client:
+        client.greet()
+        engine = here.status()
+        os.kill(engine["pid"], signal.SIGSTOP)
+        told, shown = json.loads(here.run("status", "--json").stdout), here.run("status").stdout
+        os.kill(engine["pid"], signal.SIGCONT)
+    assert told.pop("uptime_s") > 0
+    assert told == {name: engine[name] for name in ("running", "pid", "version", "data_dir")} | {"sessions": None, "traces": None}
+    assert shown.startswith(f"running: process {engine['pid']}, version {engine['version']}, which does not answer: ")

@@ -63,6 +63,7 @@ def test_status_and_stop_know_it(here: Place) -> None:
         status = json.loads(here.run("status", "--json").stdout)
         assert (status["running"], status["pid"], status["version"], status["sessions"]) == (True, client.process.pid, __version__, 1)
         assert status["data_dir"] == str(here.data_dir)
+        assert f"process {client.process.pid}, version {__version__}, for a client of its own alone, in" in here.run("status").stdout
         assert here.run("stop").stderr == f"stopped process {client.process.pid}\n"
         assert client.wait() == 0
     assert json.loads(here.run("status", "--json").stdout)["running"] is False

@@ -16,31 +16,48 @@ from tracebank.locking import holder_of
 from tracebank.places import default_data_dir
 from tracebank.serving import http_token, serve_on, token_source
 
+# Somebody looks: an engine that takes longer to answer is told as one that does not.
+STATUS_TIMEOUT_S = 5.0
+
 
 @command
 async def status(as_json: JsonOption = False) -> None:
     """Tell whether an engine is running. Starts nothing."""
-    state = _status(default_data_dir())
+    data_dir = default_data_dir()
+    state = _status(data_dir)
     if as_json:
         show_json(state)
-    elif state["running"]:
-        about = f"process {state['pid']}, version {state['version']}, {state['sessions']} clients, {state['traces']} traces"
-        out.print(f"running: {about} in {state['data_dir']}", highlight=False)
+    elif not state["running"]:
+        out.print(f"not running ({data_dir})", highlight=False)
     else:
-        out.print(f"not running ({state['data_dir']})", highlight=False)
+        about = f"process {state['pid'] or '(unknown)'}, version {state['version'] or '(unknown)'}"
+        if state["sessions"] is None:
+            about += ", which does not answer: it is starting, ending, or hangs,"
+        elif state["traces"] is None:
+            about += ", for a client of its own alone,"
+        else:
+            about += f", {state['sessions']} clients, {state['traces']} traces"
+        out.print(f"running: {about} in {data_dir}", highlight=False)
 
 
 def _status(data_dir: str) -> dict[str, Any]:
-    connection = link.connect(data_dir, "status")
+    connection = link.connect(data_dir, "status", STATUS_TIMEOUT_S)
     if connection is not None:
         connection.close()
         return {name: value for name, value in connection.about.items() if name != "notes"}
     holder = holder_of(data_dir)
-    if holder is None or holder.get("mode") != "in-process":
+    if holder is None:
         return {"running": False, "data_dir": data_dir, "version": __version__}
-    # It serves its own client and nobody else; what it wrote down is all there is to know.
-    uptime_s = round(time.time() - holder["started_at"], 1)
-    return {"running": True, **{k: holder[k] for k in ("pid", "version", "data_dir")}, "sessions": 1, "uptime_s": uptime_s, "traces": None}
+    # It serves its own client and nobody else, or nobody for now; what it wrote down is all there is to know.
+    return {
+        "running": True,
+        "pid": holder.get("pid"),
+        "version": holder.get("version"),
+        "data_dir": data_dir,
+        "sessions": 1 if holder.get("mode") == "in-process" else None,
+        "uptime_s": round(time.time() - holder["started_at"], 1) if "started_at" in holder else None,
+        "traces": None,
+    }
 
 
 @command
