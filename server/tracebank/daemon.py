@@ -29,12 +29,13 @@ from typing import Any
 from mcp.server.mcpserver import MCPServer
 
 from tracebank import __version__, link, memory
-from tracebank.early import answers_path
+from tracebank.early import answers_path, settings_mark
 from tracebank.endpoint import bound, listen
 from tracebank.engine import Engine, Session, prepare_data_dir
 from tracebank.errors import EngineError, InputError, SettingsError, TracebankError
 from tracebank.http import HttpSettings, SessionOfEach, serving
 from tracebank.operations import OPERATIONS
+from tracebank.places import default_data_dir
 from tracebank.process import configure_logging, keep_what_came_up, leave, on_signals
 from tracebank.protocol.answers import early_answers, write_down
 from tracebank.protocol.plugins import Plugins, load_plugins
@@ -55,8 +56,8 @@ DRAIN_S = 10.0
 class Daemon:
     """Serves connections with one engine until it is idle for long, is asked to leave, or gets a signal."""
 
-    def __init__(self, engine: Engine, plugins: Plugins, token: str, leaving: asyncio.Event) -> None:
-        self._engine, self._plugins, self._token = engine, plugins, token
+    def __init__(self, engine: Engine, plugins: Plugins, token: str, leaving: asyncio.Event, mark: str) -> None:
+        self._engine, self._plugins, self._token, self._mark = engine, plugins, token, mark
         self.leaving = leaving
         self._settings = engine.settings
         self._environment = link.settings_variables()
@@ -186,7 +187,7 @@ class Daemon:
 
         Where there is something already it is seldom wrong (a plug-in was installed), and the clients come first.
         """
-        path = Path(answers_path(str(self._settings.data_dir), choice, self._environment))
+        path = Path(answers_path(str(self._settings.data_dir), choice, self._mark))
         if await asyncio.to_thread(path.is_file):
             await self._engine.warm.wait()
         answers = await early_answers(self._server(self._tools(choice)), self._engine.session())
@@ -301,7 +302,7 @@ async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
     await writer.drain()
 
 
-async def _run(settings: Settings, ready: Callable[[], None]) -> None:
+async def _run(settings: Settings, mark: str, ready: Callable[[], None]) -> None:
     leaving = asyncio.Event()
     on_signals(leaving.set)
     plugins = load_plugins()
@@ -310,7 +311,7 @@ async def _run(settings: Settings, ready: Callable[[], None]) -> None:
         engine.plugins = plugins.report()
         engine.background.spawn("collector", partial(keep_what_came_up, engine.warm))
         with bound(str(settings.data_dir)) as (sock, token):
-            daemon = Daemon(engine, plugins, token, leaving)
+            daemon = Daemon(engine, plugins, token, leaving, mark)
             listener = await listen(sock, daemon.accept)
             ready()
             await daemon.until_leaving()
@@ -338,10 +339,12 @@ def main() -> None:
     gc.enable()
     memory.share_one_arena()
     try:
+        # Before they are read: where the file changes in between, the mark is that of no settings that hold.
+        mark = settings_mark(default_data_dir(), link.settings_variables())
         settings = load_settings()
         prepare_data_dir(settings.data_dir)
         configure_logging(settings.log_level, settings.data_dir / link.LOG_NAME)
-        asyncio.run(_run(settings, lambda: tell("ready")))
+        asyncio.run(_run(settings, mark, lambda: tell("ready")))
     except TracebankError as error:
         log.error("%s", error)  # noqa: TRY400 - the message says it all
         tell(str(error).replace("\n", " "))

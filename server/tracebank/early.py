@@ -21,19 +21,24 @@ METHODS = ("initialize", "server/discover", "tools/list")
 ANSWERS_DIR = "answers"
 
 
-def answers_path(data_dir: str, tools: str | None, variables: Mapping[str, str]) -> str:
-    """Return where the early answers for clients with this choice of tools are, for this version and these settings.
+def settings_mark(data_dir: str, variables: Mapping[str, str]) -> str:
+    """Return what tells the settings that hold now from others: those of the directory's file and those of the environment.
 
     `variables` are those of the environment that are settings: one of them may bring a language model, and a tool with it.
     """
     try:
         about = os.stat(os.path.join(data_dir, CONFIG_NAME))
-        settings = f"{about.st_mtime_ns:x}-{about.st_size:x}"
+        mark = f"{about.st_mtime_ns:x}-{about.st_size:x}"
     except OSError:
-        settings = "default"
+        mark = "default"
     if variables:
         text = "\0".join(f"{name}={value}" for name, value in sorted(variables.items()))
-        settings += f"-{zlib.crc32(text.encode(errors='surrogateescape')):08x}"
+        mark += f"-{zlib.crc32(text.encode(errors='surrogateescape')):08x}"
+    return mark
+
+
+def answers_path(data_dir: str, tools: str | None, settings: str) -> str:
+    """Return where the early answers for clients with this choice of tools are, for this version and what marks the settings."""
     # An empty choice is all tools, none is what the settings say. No name of a tool has a plus.
     choice = "+setting" if tools is None else "+all" if not tools else "".join(c if c.isalnum() or c == "_" else "-" for c in tools)[:120]
     return os.path.join(data_dir, ANSWERS_DIR, f"{__version__}-{settings}", f"{choice}.json")
@@ -65,7 +70,7 @@ def reading_tools(data_dir: str) -> set[str]:
 
 
 def _answers(data_dir: str) -> Any:
-    path = answers_path(data_dir, os.environ.get("TRACEBANK_TOOLS"), link.settings_variables())
+    path = answers_path(data_dir, os.environ.get("TRACEBANK_TOOLS"), settings_mark(data_dir, link.settings_variables()))
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)

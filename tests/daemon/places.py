@@ -19,7 +19,7 @@ from typing import Any
 from clients import COMMAND, WAIT_S
 
 from tracebank import link
-from tracebank.early import answers_path
+from tracebank.early import answers_path, settings_mark
 
 # Runs in every process of a place before anything else does; only in engines it does anything.
 SITE = """
@@ -191,7 +191,7 @@ def modes(paths: Sequence[Path]) -> dict[str, int]:
 
 def written(here: Place, tools: str | None = None, **variables: str) -> Path:
     """Return where the answers are written down."""
-    return Path(answers_path(str(here.data_dir), tools, {**SETTINGS, **variables}))
+    return Path(answers_path(str(here.data_dir), tools, settings_mark(str(here.data_dir), {**SETTINGS, **variables})))
 
 
 def wait_for_file(path: Path) -> None:

@@ -216,15 +216,15 @@ def test_what_was_written_down_for_others_is_not_used(tmp_path: Path, answers: b
     file.parent.mkdir(parents=True)
     file.write_bytes(answers)
     assert early(tmp_path) is None
-    Path(answers_path(str(tmp_path), None, {})).parent.mkdir(exist_ok=True)
-    Path(answers_path(str(tmp_path), None, {})).write_bytes(answers)
+    Path(answers_path(str(tmp_path), None, "default")).parent.mkdir(exist_ok=True)
+    Path(answers_path(str(tmp_path), None, "default")).write_bytes(answers)
     assert early(tmp_path) == json.loads(answers)["initialize"]["2025-11-25"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b'{"initialize": []}', b'{"initialize": {"2025-11-25": null}}'])
 def test_garbage_that_was_written_down_is_not_used(tmp_path: Path, content: bytes) -> None:
     """The engine will answer, and write it down anew."""
-    file = Path(answers_path(str(tmp_path), None, {}))
+    file = Path(answers_path(str(tmp_path), None, "default"))
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     assert early(tmp_path) is None
@@ -233,7 +233,7 @@ def test_garbage_that_was_written_down_is_not_used(tmp_path: Path, content: byte
 @pytest.mark.parametrize("params", [{}, {**HELLO, "protocolVersion": "1999-01-01"}, {**HELLO, "protocolVersion": []}, {"_meta": 7}])
 def test_what_nobody_wrote_an_answer_for_is_left_to_the_engine(tmp_path: Path, answers: bytes, params: dict[str, Any]) -> None:
     """It knows what to say to another version of the protocol, and to nonsense."""
-    file = Path(answers_path(str(tmp_path), None, {}))
+    file = Path(answers_path(str(tmp_path), None, "default"))
     file.parent.mkdir(parents=True)
     file.write_bytes(answers)
     assert early(tmp_path, params) is None
@@ -247,6 +247,17 @@ def test_what_was_written_down_before_the_settings_changed_is_not_used(known: Pl
         assert [tool["name"] for tool in client.request("tools/list")["tools"]] == ["retrieve"]
         wait_for_file(written(known))
     assert [path.name for path in (known.data_dir / "answers").iterdir()] == [written(known).parent.name]
+
+
+def test_an_engine_with_former_settings_writes_nothing_down_for_the_present_ones(here: Place) -> None:
+    """It goes on with those that it was started with, whatever the file says when the first client comes."""
+    assert here.run("stats").returncode == 0
+    former = written(here)
+    (here.data_dir / "tracebank.toml").write_text('tools = ["retrieve"]')
+    with Client(here) as client:
+        client.greet()
+        wait_for_file(former)
+    assert not written(here).exists()
 
 
 def test_what_was_written_down_for_other_variables_is_not_used(known: Place) -> None:
