@@ -70,7 +70,7 @@ def reading_tools(data_dir: str) -> set[str]:
 
 
 def _answers(data_dir: str) -> Any:
-    path = answers_path(data_dir, os.environ.get("TRACEBANK_TOOLS"), settings_mark(data_dir, link.settings_variables()))
+    path = answers_path(data_dir, link.client_variable("TRACEBANK_TOOLS"), settings_mark(data_dir, link.settings_variables()))
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)

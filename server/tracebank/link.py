@@ -118,8 +118,17 @@ def connect(data_dir: str, role: str, timeout_s: float = GREETING_TIMEOUT_S) -> 
 
 
 def settings_variables() -> dict[str, str]:
-    """Return the variables that are settings of the engine's."""
-    return {k: v for k, v in os.environ.items() if k.startswith("TRACEBANK_") and k not in (*CLIENT_VARIABLES, *PLACE_VARIABLES)}
+    """Return the variables that are settings of the engine's, which reads them whatever the case of their names."""
+    return {name: value for name, value in _variables().items() if name not in (*CLIENT_VARIABLES, *PLACE_VARIABLES)}
+
+
+def client_variable(name: str) -> str | None:
+    """Return one of CLIENT_VARIABLES, None where it is not set."""
+    return _variables().get(name)
+
+
+def _variables() -> dict[str, str]:
+    return {name.upper(): value for name, value in os.environ.items() if name.upper().startswith("TRACEBANK_")}
 
 
 def greeting(role: str) -> dict[str, Any]:
@@ -127,8 +136,8 @@ def greeting(role: str) -> dict[str, Any]:
     return {
         "tracebank": __version__,
         "role": role,
-        "namespace": os.environ.get("TRACEBANK_NAMESPACE"),
-        "tools": os.environ.get("TRACEBANK_TOOLS"),
+        "namespace": client_variable("TRACEBANK_NAMESPACE"),
+        "tools": client_variable("TRACEBANK_TOOLS"),
         "settings": settings_variables(),
     }
 
@@ -244,7 +253,7 @@ def _start_one(data_dir: str) -> str:
 def _spawn(data_dir: str) -> str:
     import subprocess
 
-    environment = {k: v for k, v in os.environ.items() if k not in CLIENT_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name.upper() not in CLIENT_VARIABLES}
     environment["TRACEBANK_DATA_DIR"] = data_dir
     errors = os.open(os.path.join(data_dir, STDERR_NAME), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

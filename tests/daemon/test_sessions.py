@@ -99,6 +99,18 @@ def test_a_cancelled_call_does_not_keep_the_engine_from_leaving(here: Place) -> 
         assert engine.wait(WAIT_S) == 0
 
 
+def test_a_variable_counts_whatever_the_case_of_its_name(here: Place) -> None:
+    """As it does for the engine, which must not make one client's choice that of all."""
+    with Client(here, tracebank_tools="stats", tracebank_namespace="mine") as client, Client(here) as other:
+        client.greet()
+        assert [tool["name"] for tool in client.request("tools/list")["tools"]] == ["stats"]
+        assert len(other.greet().request("tools/list")["tools"]) > 1
+        other.add("t")
+        here.run("add", "a task", tracebank_namespace="mine")
+    assert [json.loads(line)["namespace"] for line in here.run("export").stdout.splitlines()] == ["default", "mine"]
+    assert "TRACEBANK_RETRIEVAL__K has no effect" in here.run("stats", tracebank_retrieval__k="7").stderr
+
+
 def test_progress_reaches_the_client_that_asked_for_it(slow: Place, era: Era) -> None:
     """Under the token it gave."""
     with Client(slow, era, command=front_with("front.FAREWELL_S = 0")) as client:
