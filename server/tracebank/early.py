@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 METHODS = ("initialize", "server/discover", "tools/list")
+# By this a call of the modern era says its version.
+VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 ANSWERS_DIR = "answers"
 
 
@@ -51,11 +53,14 @@ def written_down(data_dir: str, message: dict[str, Any]) -> Any:
     if params.get("cursor") is not None:
         return None
     try:
-        answers = _answers(data_dir)
-        method, modern = message["method"], "_meta" in params and "io.modelcontextprotocol/protocolVersion" in (params["_meta"] or {})
+        meta = params.get("_meta") or {}
+        answers, method, modern = _answers(data_dir), message["method"], VERSION_KEY in meta
         if method == "initialize":
             return answers["initialize"].get(params.get("protocolVersion"))
-        return answers["modern" if modern else "legacy"].get(method)
+        if not modern:
+            return answers["legacy"].get(method)
+        # Asked in the only version of its era that the engine knew.
+        return answers["modern"].get(method) if answers["modern"]["server/discover"]["supportedVersions"] == [meta[VERSION_KEY]] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

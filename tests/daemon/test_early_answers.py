@@ -104,9 +104,9 @@ def direct(here: Place) -> Iterator[Callable[[str, dict[str, Any]], Any]]:
     connection.close()
 
 
-def early(data_dir: Path, params: dict[str, Any] = HELLO) -> Any:
-    """Return what a front would answer to `initialize` before its engine is up."""
-    return written_down(str(data_dir), {"method": "initialize", "params": params})
+def early(data_dir: Path, params: dict[str, Any] = HELLO, *, method: str = "initialize") -> Any:
+    """Return what a front would answer before its engine is up."""
+    return written_down(str(data_dir), {"method": method, "params": params})
 
 
 def test_all_tools_and_those_of_the_settings_are_two_choices(here: Place) -> None:
@@ -237,6 +237,17 @@ def test_what_nobody_wrote_an_answer_for_is_left_to_the_engine(tmp_path: Path, a
     file.parent.mkdir(parents=True)
     file.write_bytes(answers)
     assert early(tmp_path, params) is None
+
+
+@pytest.mark.parametrize("version", ["2099-01-01", "2025-11-25", "", 7, [], None])
+def test_a_version_that_nobody_asked_the_engine_in_is_left_to_it(tmp_path: Path, answers: bytes, version: object) -> None:
+    """It knows which it can speak, in the era where each call says its version, too."""
+    file = Path(answers_path(str(tmp_path), None, "default"))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(answers)
+    for method in ("server/discover", "tools/list"):
+        assert early(tmp_path, {"_meta": ENVELOPE}, method=method) == json.loads(answers)["modern"][method]
+        assert early(tmp_path, {"_meta": {**ENVELOPE, "io.modelcontextprotocol/protocolVersion": version}}, method=method) is None
 
 
 def test_what_was_written_down_before_the_settings_changed_is_not_used(known: Place) -> None:
