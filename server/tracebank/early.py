@@ -21,6 +21,8 @@ METHODS = ("initialize", "server/discover", "tools/list")
 # By this a call of the modern era says its version.
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 ANSWERS_DIR = "answers"
+# So much of a choice of tools stands in the name of its file, for people; what follows tells it from all others.
+READABLE_CHARS = 60
 
 
 def settings_mark(data_dir: str, variables: Mapping[str, str]) -> str:
@@ -41,8 +43,10 @@ def settings_mark(data_dir: str, variables: Mapping[str, str]) -> str:
 
 def answers_path(data_dir: str, tools: str | None, settings: str) -> str:
     """Return where the early answers for clients with this choice of tools are, for this version and what marks the settings."""
-    # An empty choice is all tools, none is what the settings say. No name of a tool has a plus.
-    choice = "+setting" if tools is None else "+all" if not tools else "".join(c if c.isalnum() or c == "_" else "-" for c in tools)[:120]
+    choice = "+setting"  # no choice: what the settings say; an empty one is all tools
+    if tools is not None:
+        readable = "".join(c if c.isalnum() or c == "_" else "-" for c in tools)[:READABLE_CHARS]
+        choice = f"{readable}-{zlib.crc32(tools.encode(errors='surrogateescape')):08x}"
     return os.path.join(data_dir, ANSWERS_DIR, f"{__version__}-{settings}", f"{choice}.json")
 
 

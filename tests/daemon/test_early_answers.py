@@ -207,7 +207,7 @@ def test_a_client_with_a_choice_of_tools_is_answered_with_that_choice(here: Plac
 
 @pytest.mark.parametrize(
     "elsewhere",
-    ["9.9.9-default/all.json", f"{__version__}-1234-56/all.json", f"{__version__}-default/stats.json"],
+    ["9.9.9-default/+setting.json", f"{__version__}-1234-56/+setting.json", f"{__version__}-default/stats.json"],
     ids=["version", "settings", "tools"],
 )
 def test_what_was_written_down_for_others_is_not_used(tmp_path: Path, answers: bytes, elsewhere: str) -> None:
@@ -219,6 +219,15 @@ def test_what_was_written_down_for_others_is_not_used(tmp_path: Path, answers: b
     Path(answers_path(str(tmp_path), None, "default")).parent.mkdir(exist_ok=True)
     Path(answers_path(str(tmp_path), None, "default")).write_bytes(answers)
     assert early(tmp_path) == json.loads(answers)["initialize"]["2025-11-25"]
+
+
+def test_no_two_choices_of_tools_share_a_file() -> None:
+    """Whatever signs are in them, and however much they have in common; a file's name is bounded."""
+    long = ",".join(f"tool_number_{number}" for number in range(100))
+    choices = [None, "", "setting", "+setting", "stats", "stats,", " stats", "stats-", long, f"{long},more", "größe" * 60]
+    paths = {answers_path("", choice, "default") for choice in choices}
+    assert len(paths) == len(choices)
+    assert max(len(os.fsencode(Path(path).name)) for path in paths) < 255
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b'{"initialize": []}', b'{"initialize": {"2025-11-25": null}}'])
