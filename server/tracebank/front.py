@@ -28,8 +28,8 @@ TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-# JSON-RPC error codes: what the specification gives to servers, and "parse error".
-RETRY_CODE, FAILED_CODE, PARSE_CODE = -32001, -32002, -32700
+# JSON-RPC error codes: what the specification gives to servers, "invalid request" and "parse error".
+RETRY_CODE, FAILED_CODE, INVALID_CODE, PARSE_CODE = -32001, -32002, -32600, -32700
 # So often may the engine die without having answered anything, before we stop starting it for a while.
 MAX_FUTILE_DEATHS = 5
 PAUSE_S = 15.0
@@ -122,6 +122,9 @@ class Front:
         messages = [m for m in (message if isinstance(message, list) else [message]) if isinstance(m, dict)]
         if len(line) > link.MAX_LINE_BYTES:
             self._refuse(_calls(messages), FAILED_CODE, f"a message must be at most {link.MAX_LINE_BYTES:,} bytes, not {len(line):,}")
+        elif link.is_too_deep(message):
+            # It may have to be written again, for another engine.
+            self._refuse(_calls(messages) or [{"id": None}], INVALID_CODE, f"a message must be nested at most {link.MAX_DEPTH} deep")
         elif not (isinstance(message, dict) and (self._answer_early(message) or self._keep(message))):
             self._forward(line, messages)
 

@@ -31,6 +31,8 @@ RETRY_S = 0.05
 # So often may the engine die while it starts, without a word, before we give up.
 MAX_DEATHS = 3
 MAX_LINE_BYTES = 64 * 1_048_576
+# How deep a message may be nested: what can just be read cannot be written again.
+MAX_DEPTH = 200
 LOG_TAIL_BYTES = 2_000
 # Variables that belong to one client; they travel with its greeting and not to the engine.
 CLIENT_VARIABLES = ("TRACEBANK_NAMESPACE", "TRACEBANK_TOOLS")
@@ -140,6 +142,18 @@ def greeting(role: str) -> dict[str, Any]:
         "tools": client_variable("TRACEBANK_TOOLS"),
         "settings": settings_variables(),
     }
+
+
+def is_too_deep(message: object) -> bool:
+    """Return whether a message is nested deeper than MAX_DEPTH."""
+    level = [message]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner for outer in level if isinstance(outer, dict | list) for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def ask_to_leave(data_dir: str, timeout_s: float = 30.0, *, only: int | None = None) -> int | None:

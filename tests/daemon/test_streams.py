@@ -44,6 +44,24 @@ def test_garbage_is_refused_and_the_session_goes_on(shared: Place, line: bytes, 
         client.call("stats", section="engine")
 
 
+@pytest.mark.parametrize("engine", ["shared", "in-process"])
+@pytest.mark.parametrize("batch", [False, True], ids=["alone", "in a batch"])
+def test_a_message_that_is_nested_too_deeply_is_refused_and_the_session_goes_on(here: Place, engine: str, batch: bool) -> None:
+    """However deep: there are some that Python reads and cannot write again. In-process it would be the server's end."""
+    with Client(here, TRACEBANK_ENGINE=engine) as client:
+        client.greet()
+        for depth in (300, *range(960, 1_000)):
+            message = client.message("tools/call", {"name": "stats", "arguments": {"section": "DEEP"}})
+            line = json.dumps([message] if batch else message).replace('"DEEP"', "[" * depth + "]" * depth)
+            before = len(client.messages)
+            client.send(line.encode() + b"\n")
+            client.wait_for(before + 1)
+            (answer,) = client.messages[before:]
+            # What is not even read is nobody's.
+            assert (answer["id"], answer["error"]["code"]) in ((message["id"], INVALID_REQUEST), (None, PARSE_ERROR))
+        assert client.call("stats", section="engine")
+
+
 @pytest.mark.parametrize("space", [b"\n", b"\r\n", b"  \t \n", b"\n" * 1_000])
 def test_empty_lines_are_nothing(shared: Place, space: bytes) -> None:
     """They are neither answered nor counted as a message."""

@@ -24,7 +24,7 @@ from mcp.types import (
 )
 
 from tracebank.engine import Session
-from tracebank.link import MAX_LINE_BYTES
+from tracebank.link import MAX_DEPTH, MAX_LINE_BYTES, is_too_deep
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,10 @@ def _batch(line: bytes) -> list[bytes]:
         parts = json.loads(line)
     except (ValueError, RecursionError):
         return []
-    return [json.dumps(part if isinstance(part, dict) else None).encode() for part in parts]
+    # Of what cannot be written again only whose it is.
+    return [
+        json.dumps({"id": _call_id(part)} if is_too_deep(part) else part if isinstance(part, dict) else None).encode() for part in parts
+    ]
 
 
 def _refusal(line: bytes) -> dict[str, Any]:
@@ -186,18 +189,23 @@ def _refusal(line: bytes) -> dict[str, Any]:
         message = json.loads(line)
     except (ValueError, RecursionError):
         return {"jsonrpc": "2.0", "id": None, "error": {"code": PARSE_ERROR, "message": "this line is not valid JSON"}}
-    call_id = message.get("id") if isinstance(message, dict) else None
-    reason = "text with a lone surrogate (half a character, \\ud800 to \\udfff)" if _halved(message) else "not a JSON-RPC message"
     return {
         "jsonrpc": "2.0",
-        "id": call_id if isinstance(call_id, str | int) else None,
-        "error": {"code": INVALID_REQUEST, "message": f"{reason}: nothing was done; send valid Unicode and JSON-RPC 2.0"},
+        "id": _call_id(message),
+        "error": {"code": INVALID_REQUEST, "message": f"{_wrong_with(message)}: nothing was done; send valid Unicode and JSON-RPC 2.0"},
     }
 
 
-def _halved(message: object) -> bool:
+def _call_id(message: object) -> str | int | None:
+    call_id = message.get("id") if isinstance(message, dict) else None
+    return call_id if isinstance(call_id, str | int) else None
+
+
+def _wrong_with(message: object) -> str:
+    if is_too_deep(message):
+        return f"nested deeper than {MAX_DEPTH}"
     try:
         json.dumps(message, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return "text with a lone surrogate (half a character, \\ud800 to \\udfff)"
+    return "not a JSON-RPC message"
