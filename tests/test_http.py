@@ -192,6 +192,27 @@ def test_on_every_address_clients_come_by_any_name_with_the_token(tmp_path: Path
         assert served.post(host="memory.example", authorization="Bearer wrong").status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [("127.0.0.2", ["127.0.0.2", "localhost"]), ("0:0:0:0:0:0:0:1", ["[0:0:0:0:0:0:0:1]", "[::1]"])],
+    ids=["IPv4", "IPv6"],
+)
+def test_the_address_that_is_told_is_one_that_answers(tmp_path: Path, host: str, names: list[str]) -> None:
+    """However it is written: as it was given, and as clients write it."""
+    environment = environment_of(tmp_path)
+    with serving(environment, "--host", host) as process:
+        served = Served(told_url(process), (tmp_path / "http.token").read_text(), tmp_path, environment, process)
+        assert names[0] in served.url
+        assert [served.post().status_code, *(served.post(host=f"{name}:7333").status_code for name in names)] == [200] * 3
+
+
+def test_the_name_of_the_tokens_scheme_counts_whatever_its_case(served: Served) -> None:
+    """RFC 9110 says so; the token is as it is."""
+    assert served.post(authorization=f"bearer  {served.token}").status_code == 200
+    assert served.post(authorization=f"BEARER {served.token}").status_code == 200
+    assert served.post(authorization=f"Bearer {served.token.swapcase()}").status_code == 401
+
+
 @pytest.mark.parametrize("headers", [{"host": "127.0.0.1"}, {"host": "localhost", "origin": "http://localhost"}])
 def test_a_port_that_is_the_schemes_own_may_be_left_out(served: Served, headers: dict[str, str]) -> None:
     """Clients do so where the port is 80, or another program passes their requests on."""
@@ -226,6 +247,13 @@ def test_a_port_that_is_taken_is_told(served: Served) -> None:
     assert refused.returncode == 1
     assert "choose another --port" in refused.stderr
     assert served.post().status_code == 200
+
+
+def test_a_host_that_there_is_not_is_told(served: Served) -> None:
+    """Another port would not help."""
+    refused = run(served.environment, "serve", "--host", "no-such-host.invalid", "--port", "0")
+    assert refused.returncode == 1
+    assert "choose another --host" in refused.stderr.splitlines()[-1]
 
 
 def test_an_interrupt_ends_serving_and_not_the_engine(tmp_path: Path) -> None:

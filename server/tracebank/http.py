@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import ipaddress
 import logging
@@ -73,11 +74,14 @@ class BearerToken:
     """An ASGI middleware that lets nobody in without the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
+        self._app, self._expected = app, token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._expected):
+        # The scheme's name counts whatever its case (RFC 9110, 11.1).
+        scheme, _, token = dict(scope.get("headers", ())).get(b"authorization", b"").partition(b" ")
+        known = scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self._expected)
+        if scope["type"] == "http" and not known:
             await send({"type": "http.response.start", "status": 401, "headers": [(b"www-authenticate", REALM), (b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -145,7 +149,7 @@ def _application(server: MCPServer[Session], settings: HttpSettings, *, any_host
     """
     from mcp.server.transport_security import TransportSecuritySettings
 
-    names = ["127.0.0.1", "localhost", "[::1]"] if is_loopback(settings.host) else [_url_host(settings.host)]
+    names = [_url_host(name) for name in _names(settings.host)]
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=not any_host,
         # At a scheme's own port clients leave it out.
@@ -158,11 +162,20 @@ def _application(server: MCPServer[Session], settings: HttpSettings, *, any_host
     return app if settings.token is None else BearerToken(app, settings.token)
 
 
+def _names(host: str) -> set[str]:
+    """Return by what names clients may come: the one that is given, as they write it, too, and each that a loopback has."""
+    names = {host, host.lower()} | ({"127.0.0.1", "localhost", "::1"} if is_loopback(host) else set())
+    with contextlib.suppress(ValueError):
+        names.add(str(ipaddress.ip_address(host)))
+    return names
+
+
 def _bound(settings: HttpSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     except OSError as error:
-        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port") from error
+        amiss = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise SettingsError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another {amiss}") from error
 
 
 def _url_host(host: str) -> str:
