@@ -269,11 +269,21 @@ def test_status_tells_of_the_engine_that_runs_and_stop_ends_it(fresh: Home) -> N
 
 
 def test_the_data_directory_of_the_flag_wins_over_the_environment(shared: Home, tmp_path: Path) -> None:
-    """A relative one counts from where the command runs."""
+    """A relative one counts from where the command runs, and a tilde is the user's home."""
     state = json.loads(shared.run("--data-dir", str(tmp_path / "other"), "status", "--json").out)
     assert (state["running"], state["data_dir"]) == (False, str(tmp_path / "other"))
     relative = json.loads(shared.run("--data-dir", "somewhere", "status", "--json").out)
     assert relative["data_dir"] == str(Path.cwd() / "somewhere")
+    at_home = json.loads(shared.run("--data-dir=~/somewhere", "status", "--json", variables={"HOME": str(tmp_path)}).out)
+    assert at_home["data_dir"] == str(tmp_path / "somewhere")
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_data_directory_is_refused(shared: Home, empty: str) -> None:
+    """A script whose variable is not set must not make a memory wherever it runs."""
+    done = shared.run("--data-dir", empty, "add", "x")
+    assert (done.code, done.out) == (2, "")
+    assert "must not be empty: name a directory" in " ".join(done.errors.split())
 
 
 def test_the_version_is_the_packages(shared: Home) -> None:

@@ -10,13 +10,13 @@ import re
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from tracebank.errors import TracebankError
+from tracebank.places import DATA_DIR_VARIABLE
 
 app = typer.Typer(
     help="A long-term reasoning memory for AI agents. Started by a client, with its standard input connected, it serves MCP over stdio.",
@@ -40,12 +40,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 @app.callback()
 def main(
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where everything is kept; default: TRACEBANK_DATA_DIR, else the platform's place.")
+        str | None,
+        typer.Option(metavar="PATH", help="Where everything is kept; default: TRACEBANK_DATA_DIR, else the platform's place."),
     ] = None,
 ) -> None:
     """Set what all commands share."""
     if data_dir is not None:
-        os.environ["TRACEBANK_DATA_DIR"] = str(data_dir.absolute())
+        if not data_dir.strip():
+            raise typer.BadParameter("must not be empty: name a directory, or leave it out", param_hint="--data-dir")
+        # Read as the variable is: some shells leave the tilde of --data-dir=~/x where it stands.
+        os.environ[DATA_DIR_VARIABLE] = data_dir
 
 
 def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
