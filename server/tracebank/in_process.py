@@ -24,10 +24,16 @@ class _StandardInput:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._ended = False
 
     async def read(self, n: int) -> bytes:
         # Abandoned where a signal ends us: it comes back when the client says something, or never.
-        return await to_thread.run_sync(os.read, self._descriptor, n, abandon_on_cancel=True)
+        part = await to_thread.run_sync(os.read, self._descriptor, n, abandon_on_cancel=True)
+        if not part and not self._ended:
+            self._ended = True
+            # Scripts forget it behind their last line, and an empty line is nothing.
+            return b"\n"
+        return part
 
 
 def serve_one_client() -> None:

@@ -117,19 +117,21 @@ def test_a_message_over_the_limit_is_refused_and_the_session_goes_on(shared: Pla
         client.call("stats", section="engine")
 
 
+@pytest.mark.parametrize("engine", ["shared", "in-process"])
 @pytest.mark.parametrize("half", [b'{"jsonrpc": "2.0", "id": 9, "method": "tools/call", "par', b'{"jsonrpc'])
-def test_half_a_line_at_the_end_of_input_does_nothing(shared: Place, half: bytes) -> None:
+def test_half_a_line_at_the_end_of_input_does_nothing(here: Place, half: bytes, engine: str) -> None:
     """The client died while it wrote."""
-    with Client(shared) as client:
+    with Client(here, TRACEBANK_ENGINE=engine) as client:
         client.greet()
         client.send(half)
         assert client.close() == 0
         assert [message["error"]["code"] for message in client.messages if "error" in message] == [PARSE_ERROR]
 
 
-def test_a_last_line_without_its_newline_counts(shared: Place) -> None:
+@pytest.mark.parametrize("engine", ["shared", "in-process"])
+def test_a_last_line_without_its_newline_counts(here: Place, engine: str) -> None:
     """Scripts forget it."""
-    with Client(shared) as client:
+    with Client(here, TRACEBANK_ENGINE=engine) as client:
         client.greet()
         message = client.message("ping")
         client.send(json.dumps(message).encode())
