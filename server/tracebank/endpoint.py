@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from tracebank import link
+from tracebank.errors import EngineError
 
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.contextmanager
 def bound(data_dir: str) -> Iterator[tuple[socket.socket, str]]:
-    """Listen for clients; yields the socket and the token they must know. The address is written when all is ready."""
+    """Listen for clients; yields the socket and the token they must know. The address is written when all is ready.
+
+    Raises: EngineError where there can be no socket.
+    """
     path = link.socket_path(data_dir)
     token = ""
     if path is None:
@@ -33,7 +37,11 @@ def bound(data_dir: str) -> Iterator[tuple[socket.socket, str]]:
             os.unlink(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Nobody else gets through its directory meanwhile; the umask is not ours alone, other threads are making files.
-        sock.bind(path)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            sock.close()
+            raise EngineError(f"{path} cannot be a socket: {error}; choose another data directory, with a shorter path") from error
         os.chmod(path, 0o600)
         address = {"unix": path, "token": token}
     file = Path(data_dir) / link.ADDRESS_NAME

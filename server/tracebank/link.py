@@ -197,7 +197,7 @@ def _terminate(data_dir: str, holder: dict[str, Any]) -> None:
 def socket_path(data_dir: str) -> str | None:
     """Return where the engine's Unix socket is, or None where TCP is to be used.
 
-    A path over the system's limit is replaced by a short one in a directory that only the user can enter.
+    A path over the system's limit is replaced by a short one in a directory that only the user can enter. Raises: EngineError.
     """
     if not hasattr(socket, "AF_UNIX") or os.environ.get(TRANSPORT_VARIABLE) == "tcp":
         return None
@@ -207,9 +207,14 @@ def socket_path(data_dir: str) -> str | None:
     import hashlib
     import tempfile
 
-    home = os.environ.get("XDG_RUNTIME_DIR") or os.path.join(tempfile.gettempdir(), f"tracebank-{os.getuid()}")
-    os.makedirs(home, mode=0o700, exist_ok=True)
-    about = os.stat(home)
+    home = os.environ.get("XDG_RUNTIME_DIR", "")
+    try:
+        if not os.path.isdir(home):  # in containers and scheduled jobs it is named, perhaps, and nobody has made it
+            home = os.path.join(tempfile.gettempdir(), f"tracebank-{os.getuid()}")
+            os.makedirs(home, mode=0o700, exist_ok=True)
+        about = os.stat(home)
+    except OSError as error:
+        raise EngineError(f"there is no place for a socket beside {data_dir}: {error}; choose a shorter data directory") from error
     if about.st_uid != os.getuid() or about.st_mode & 0o077:
         raise EngineError(f"{home} must belong to you alone: remove it, or choose a shorter data directory")
     return os.path.join(home, hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:24] + ".sock")

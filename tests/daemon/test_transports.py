@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,30 @@ def test_a_long_data_directory_gets_a_short_socket(tmp_path: Path) -> None:
         assert here.exported() == {"t"}
         assert here.run("stop").returncode == 0
         assert not list(runtime.iterdir())
+
+
+def test_a_runtime_directory_that_there_is_not_is_not_missed(tmp_path: Path) -> None:
+    """In a container or a scheduled job it may be named all the same."""
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        place(tmp_path / "place", data_dir=tmp_path / ("d" * 100), XDG_RUNTIME_DIR="/proc/nowhere", TMPDIR=temporary) as here,
+    ):
+        assert here.run("add", "a task").returncode == 0
+        assert Path(here.address["unix"]).is_relative_to(temporary)
+
+
+@pytest.mark.parametrize(("runtime", "told"), [("{long}", "cannot be a socket: "), ("", "there is no place for a socket beside ")])
+def test_where_there_can_be_no_socket_one_line_says_so(tmp_path: Path, runtime: str, told: str) -> None:
+    """And nothing is tried again: it would end the same way."""
+    (long := tmp_path / ("r" * 100)).mkdir(mode=0o700)
+    (tmp_path / f"tracebank-{os.getuid()}").touch()
+    named = {"XDG_RUNTIME_DIR": runtime.format(long=long), "TMPDIR": str(tmp_path)}
+    with place(tmp_path / "place", data_dir=tmp_path / ("d" * 100), **named) as here:
+        done = here.run("add", "a task")
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, done.stdout) == (1, "")
+        assert told in line
+        assert len(here.starts) == 1
 
 
 def test_a_runtime_directory_that_others_can_enter_is_not_used(tmp_path: Path) -> None:
