@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from tracebank.errors import DataDirError, DataDirLockedError, IndexFaultError, 
 from tracebank.forgetting import forget
 from tracebank.locking import LOCK_NAME
 from tracebank.records import Limits, parse_trace
+from tracebank.reporting import report
 from tracebank.retrieval import dense, duplicates, scoring
 from tracebank.settings import load_settings
 from tracebank.store import Store, outbox, traces, vectors
@@ -614,6 +616,12 @@ async def test_the_first_search_finds_what_a_killed_engine_had_not_indexed_yet(t
     # By itself it waits for company.
     async with Engine.open(settings) as engine:
         assert ids(await engine.retrieve({"query": "written before the kill"}, engine.session())) == ["mine"]
+
+
+async def test_how_long_it_has_been_there_does_not_depend_on_the_systems_clock(tmp_path: Path, tiny: TinyModel) -> None:
+    """Which somebody may set meanwhile."""
+    async with Engine.open(settings_of(tmp_path), clock=lambda: time.time() + 1e6) as engine:
+        assert 0 <= (await report(engine, "engine"))["engine"]["uptime_s"] < 1e5
 
 
 async def test_the_data_directory_is_its_owners_alone(tmp_path: Path, tiny: TinyModel) -> None:

@@ -132,7 +132,7 @@ class Daemon:
             "running": True,
             "data_dir": str(self._settings.data_dir),
             "sessions": self._sessions,
-            "uptime_s": round(time.time() - self._engine.started_at, 1),
+            "uptime_s": self._engine.uptime_s,
             "traces": sum(counts.values()),
         }
 

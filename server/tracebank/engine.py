@@ -113,7 +113,6 @@ class Engine:
     def __init__(self, settings: Settings, store: Store, words: TantivyWordIndex, startup: _Startup, *, clock: Callable[[], float]) -> None:
         self.settings, self.store, self.words, self.startup = settings, store, words, startup
         self.limits, self.metrics = Limits(), Metrics()
-        self.started_at = clock()
         self._clock = clock
         self.background, self.idle = Background(), Idle()
         # What the outermost floor has to say of its plug-ins, for `stats`.
@@ -204,6 +203,11 @@ class Engine:
     def now_ms(self) -> int:
         """Return the time: milliseconds since 1970."""
         return round(self._clock() * 1000)
+
+    @property
+    def uptime_s(self) -> float:
+        """How long it has been there, whatever is done to the system's clock meanwhile."""
+        return round(time.perf_counter() - self.startup.began, 1)
 
     @property
     def embedding(self) -> EmbeddingService:

@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 import sys
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "version": __version__,
         "pid": os.getpid(),
         "data_dir": str(engine.settings.data_dir),
-        "uptime_s": round(time.time() - engine.started_at, 1),
+        "uptime_s": engine.uptime_s,
         "memory_bytes": memory_bytes(),
         "startup_ms": dict(engine.startup.parts_ms),
         "problems": dict(engine.problems),
