@@ -99,6 +99,14 @@ def test_a_cancelled_call_does_not_keep_the_engine_from_leaving(here: Place) -> 
         assert engine.wait(WAIT_S) == 0
 
 
+def test_a_client_may_have_long_settings(here: Place) -> None:
+    """Whatever it says of language models travels with its greeting."""
+    long = {f"TRACEBANK_UNKNOWN_{number}": '"' * 100_000 for number in range(3)}
+    with Client(here, **long) as client:
+        client.greet().add("t")
+    assert here.run("stats", **long).returncode == 0
+
+
 def test_a_variable_counts_whatever_the_case_of_its_name(here: Place) -> None:
     """As it does for the engine, which must not make one client's choice that of all."""
     with Client(here, tracebank_tools="stats", tracebank_namespace="mine") as client, Client(here) as other:
