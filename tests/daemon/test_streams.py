@@ -117,6 +117,33 @@ def test_a_message_over_the_limit_is_refused_and_the_session_goes_on(shared: Pla
         client.call("stats", section="engine")
 
 
+@pytest.mark.parametrize("end", [b"", b"\n" * 3], ids=["and nothing more", "and more"])
+def test_a_message_over_the_limit_is_refused_in_process(here: Place, end: bytes) -> None:
+    """Nobody keeps it, so nobody knows whose it was. How much longer it is makes no difference."""
+    with Client(here, command=front_with("link.MAX_LINE_BYTES = 10_000"), TRACEBANK_ENGINE="in-process") as client:
+        client.greet()
+        for size in (10_001, 200_000):
+            before = len(client.messages)
+            client.send(b"x" * size + b"\n" + end)
+            client.wait_for(before + 1)
+            (answer,) = client.messages[before:]
+            assert (answer["id"], answer["error"]["code"]) == (None, INVALID_REQUEST)
+            assert answer["error"]["message"] == "a message must be at most 10,000 bytes"
+        client.send(b"x" * 10_000 + b"\n")
+        client.wait_for(before + 2)
+        assert client.messages[-1]["error"]["code"] == PARSE_ERROR
+        client.call("stats", section="engine")
+
+
+def test_a_notification_with_a_number_that_python_does_not_read_is_refused(here: Place) -> None:
+    """Of more than some thousand digits."""
+    with Client(here, TRACEBANK_ENGINE="in-process") as client:
+        client.greet()
+        client.send(b'{"jsonrpc": "2.0", "method": "x", "params": {"n": ' + b"1" * 5_000 + b"}}\n")
+        assert client.answer(None)["error"]["code"] == PARSE_ERROR
+        client.call("stats", section="engine")
+
+
 @pytest.mark.parametrize("engine", ["shared", "in-process"])
 @pytest.mark.parametrize("half", [b'{"jsonrpc": "2.0", "id": 9, "method": "tools/call", "par', b'{"jsonrpc'])
 def test_half_a_line_at_the_end_of_input_does_nothing(here: Place, half: bytes, engine: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -67,21 +67,20 @@ class Reading:
 
 
 async def lines(reader: ByteReader) -> AsyncIterator[bytes]:
-    """Yield whole lines, of any size up to the limit. What stands unfinished at the end is dropped.
+    """Yield whole lines; of one over the limit no more than shows that. What stands unfinished at the end is dropped.
 
-    Raises: ValueError for a longer line, OSError.
+    Raises: OSError.
     """
     buffer = bytearray()
     while part := await reader.read(READ_BYTES):
         searched = len(buffer)
         buffer += part
         while (end := buffer.find(b"\n", searched)) >= 0:
-            line = bytes(buffer[:end])
+            line = bytes(buffer[: min(end, MAX_LINE_BYTES + 1)])
             del buffer[: end + 1]
             searched = 0
             yield line
-        if len(buffer) > MAX_LINE_BYTES:
-            raise ValueError(f"a message must be at most {MAX_LINE_BYTES:,} bytes")
+        del buffer[MAX_LINE_BYTES + 1 :]
 
 
 async def serve(server: MCPServer[Session], session: Session, reading: Reading, write: Callable[[bytes], Awaitable[None]]) -> None:
@@ -113,7 +112,7 @@ class _Client:
             try:
                 async for line in lines(self._reading):
                     await self._take(line, to_server)
-            except (ValueError, OSError) as error:
+            except OSError as error:
                 log.warning("a client's connection is closed: %s", error)
             with anyio.move_on_after(FAREWELL_S):
                 await self._until(lambda: not self._open)
@@ -132,13 +131,16 @@ class _Client:
     async def _take(self, line: bytes, to_server: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
         if not line.strip():
             return
+        if len(line) > MAX_LINE_BYTES:
+            await self._write(_error(None, INVALID_REQUEST, f"a message must be at most {MAX_LINE_BYTES:,} bytes"))
+            return
         message = _parsed(line)
         if message is None:
             batch = _batch(line)
             for part in batch:
                 await self._take(part, to_server)
             if not batch:
-                await self._write(json.dumps(_refusal(line)).encode() + b"\n")
+                await self._write(_refusal(line))
             return
         if isinstance(message, JSONRPCRequest):
             await self._until(lambda: len(self._open) < MAX_OPEN_CALLS)
@@ -163,10 +165,10 @@ def _parsed(line: bytes) -> JSONRPCMessage | None:
     """Return the message, or None where it is none."""
     try:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+        # With an id that cannot be one it passes for a notification, and its client would wait for ever.
+        return None if isinstance(message, JSONRPCNotification) and "id" in json.loads(line) else message
     except ValueError:
         return None
-    # With an id that cannot be one it passes for a notification, and its client would wait for ever.
-    return None if isinstance(message, JSONRPCNotification) and "id" in json.loads(line) else message
 
 
 def _batch(line: bytes) -> list[bytes]:
@@ -183,17 +185,18 @@ def _batch(line: bytes) -> list[bytes]:
     ]
 
 
-def _refusal(line: bytes) -> dict[str, Any]:
-    """Return the JSON-RPC error for a line that is no message, to the call it was meant to be where that can be seen."""
+def _refusal(line: bytes) -> bytes:
+    """Return the error for a line that is no message, to the call it was meant to be where that can be seen."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        return {"jsonrpc": "2.0", "id": None, "error": {"code": PARSE_ERROR, "message": "this line is not valid JSON"}}
-    return {
-        "jsonrpc": "2.0",
-        "id": _call_id(message),
-        "error": {"code": INVALID_REQUEST, "message": f"{_wrong_with(message)}: nothing was done; send valid Unicode and JSON-RPC 2.0"},
-    }
+        return _error(None, PARSE_ERROR, "this line is not valid JSON")
+    problem = f"{_wrong_with(message)}: nothing was done; send valid Unicode and JSON-RPC 2.0"
+    return _error(_call_id(message), INVALID_REQUEST, problem)
+
+
+def _error(call_id: str | int | None, code: int, message: str) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": call_id, "error": {"code": code, "message": message}}).encode() + b"\n"
 
 
 def _call_id(message: object) -> str | int | None:
