@@ -250,8 +250,10 @@ def test_a_line_that_is_no_json_is_answered_and_the_next_one_served(words_home: 
 
 
 def test_an_unknown_tool_is_told(either: Talk) -> None:
-    """A client with an old list of tools hears which one is not there."""
-    assert either.refusal("remember") == "Unknown tool: remember"
+    """A client with an old list of tools hears which one is not there, and which are."""
+    offered = ", ".join(tool.name for tool in either.ask(either.client.list_tools).tools)
+    assert either.refusal("remember") == f"name: there is no tool 'remember'; there are {offered}"
+    assert "compress_prompt" in offered
 
 
 def test_an_error_never_repeats_more_than_a_line_of_what_was_sent(talk: Talk) -> None:

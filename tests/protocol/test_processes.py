@@ -100,7 +100,7 @@ def test_each_client_is_offered_its_own_tools(connect: Connect, words_home: Home
     """TRACEBANK_TOOLS belongs to the client, too; what is not offered cannot be called."""
     with connect(words_home, era, TRACEBANK_TOOLS="retrieve, stats") as talk, connect(words_home, era) as other:
         assert [tool.name for tool in talk.ask(talk.client.list_tools).tools] == ["retrieve", "stats"]
-        assert talk.refusal("add_trace", task="Not offered") == "Unknown tool: add_trace"
+        assert talk.refusal("add_trace", task="Not offered") == "name: there is no tool 'add_trace'; there are retrieve, stats"
         assert len(other.ask(other.client.list_tools).tools) == 8
 
 

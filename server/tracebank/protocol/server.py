@@ -9,7 +9,7 @@ from typing import Any
 from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver import server as sdk
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.resources import ResourceSecurity
 from mcp.shared.exceptions import MCPError
 from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, Resource
@@ -47,6 +47,13 @@ class _Server(MCPServer[Session]):
         """Return what has one address: a client that offers resources to its user shows these."""
         stats = Resource(uri="tracebank://stats", name="stats", title="State of the memory", mime_type="application/json")
         return [*await super().list_resources(), stats]
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        """Call a tool. Raises: ToolError, of one that there is not with those there are; and what tools raise."""
+        if self._tool_manager.get_tool(name) is None:
+            offered = ", ".join(tool.name for tool in self._tool_manager.list_tools())
+            raise ToolError(f"name: there is no tool {shown(name)}; there are {offered}")
+        return await super().call_tool(name, arguments, context)
 
     async def get_prompt(self, name: str, arguments: dict[str, Any] | None = None, context: Any = None) -> Any:
         """Return a prompt. Raises: MCPError with what is wrong and what there is."""
