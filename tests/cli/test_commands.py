@@ -233,6 +233,18 @@ def test_consolidate_shows_what_belongs_together_and_takes_it_back(fresh: Home) 
     assert [trace["lessons"] for trace in exported(fresh, "default")] == [["Glue [first]."]] * 2
 
 
+@pytest.mark.parametrize("command", ["questions", "forget", "export"])
+def test_without_a_namespace_all_are_meant_and_the_help_says_so(shared: Home, namespace: str, command: str) -> None:
+    """The namespace of the environment is for what is stored and searched."""
+    for name in (namespace, f"{namespace} too"):
+        shared.run("add", f"Two kites {namespace}", "--tag", namespace, "-n", name)
+        shared.run("search", f"two kites {namespace}", "-n", name)
+    options = {"questions": ("--matching", f"*{namespace}*"), "forget": ("--tag", namespace)}.get(command, ())
+    told = shared.run(command, *options, variables={"TRACEBANK_NAMESPACE": namespace})
+    assert sum(namespace in line for line in told.out.splitlines()) == 2
+    assert "Only this one; default: all." in " ".join(shared.run(command, "--help", variables={"COLUMNS": "200"}).out.split())
+
+
 def test_questions_are_shown_and_forgotten(fresh: Home) -> None:
     """What a person asked is as much in the list as what an agent did."""
     fresh.run("add", "Mend the [blue] kite")

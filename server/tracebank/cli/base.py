@@ -34,6 +34,7 @@ out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace; default: the setting.")]
+OnlyNamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one; default: all.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

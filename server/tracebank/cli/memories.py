@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tracebank.cli.base import JsonOption, NamespaceOption, command, err, out, plain, show_json
+from tracebank.cli.base import JsonOption, NamespaceOption, OnlyNamespaceOption, command, err, out, plain, show_json
 from tracebank.errors import InputError
 from tracebank.remote import engine, last
 
@@ -109,7 +109,7 @@ async def add(
 @command
 async def forget(
     trace_ids: Annotated[list[str] | None, typer.Argument(help="Ids of traces.")] = None,
-    namespace: NamespaceOption = None,
+    namespace: OnlyNamespaceOption = None,
     tag: Annotated[list[str] | None, typer.Option(help="All with all of these tags.")] = None,
     outcome: Annotated[str | None, typer.Option(help="All with this outcome.")] = None,
     before: Annotated[str | None, typer.Option(help="All from before this RFC 3339 time.")] = None,

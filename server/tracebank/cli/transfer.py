@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tracebank import link
-from tracebank.cli.base import command, err
+from tracebank.cli.base import OnlyNamespaceOption, command, err
 from tracebank.cli.output import writing
 from tracebank.errors import EngineEndedError, EngineError
 from tracebank.remote import Call, engine, last
@@ -133,7 +133,7 @@ async def _follow_indexing(call: Call, progress: Progress) -> dict[str, Any]:
 
 @command
 async def export(
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one; default: all.")] = None,
+    namespace: OnlyNamespaceOption = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; default: standard output.")] = None,
 ) -> None:
     """Export every trace as JSON Lines, in the form that import takes."""

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tracebank.cli.base import JsonOption, NamespaceOption, command, err, out, plain, show_json
+from tracebank.cli.base import JsonOption, OnlyNamespaceOption, command, err, out, plain, show_json
 from tracebank.remote import engine, last
 
 
@@ -74,7 +74,7 @@ async def consolidate(
 @command
 async def questions(
     forget: Annotated[bool, typer.Option("--forget", help="Forget them, and what is kept of their answers.")] = False,
-    namespace: NamespaceOption = None,
+    namespace: OnlyNamespaceOption = None,
     matching: Annotated[str | None, typer.Option(help="Only those like a shell pattern such as '*upload*'.")] = None,
     as_json: JsonOption = False,
 ) -> None:
