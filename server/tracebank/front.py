@@ -42,13 +42,13 @@ READING = ("ping", "resources/list", "resources/templates/list", "resources/read
 
 def main() -> None:
     """Run the command: serve a client, or hand over to the command line."""
-    if len(sys.argv) > 1 or sys.stdin is None or sys.stdin.isatty():
+    if wrong := _wrong_place():
+        print(f"tracebank: {wrong}", file=sys.stderr)
+        sys.exit(2)
+    elif len(sys.argv) > 1 or sys.stdin is None or sys.stdin.isatty():
         from tracebank.cli import app
 
         app()
-    elif wrong := _wrong_place():
-        print(f"tracebank: {wrong}", file=sys.stderr)
-        sys.exit(2)
     elif os.environ.get("TRACEBANK_ENGINE") == "in-process":
         from tracebank import blas
 

@@ -110,11 +110,10 @@ def test_it_dies_with_kill_9_and_leaves_the_directory_to_the_next(here: Place) -
 
 
 @pytest.mark.parametrize(("name", "known"), [("TRACEBANK_ENGINE", "shared, in-process"), ("TRACEBANK_TRANSPORT", "unix, tcp")])
-def test_a_typo_starts_no_other_kind_of_engine(here: Place, name: str, known: str) -> None:
+@pytest.mark.parametrize("arguments", [(), ("add", "a task")], ids=["client", "command line"])
+def test_a_typo_starts_no_other_kind_of_engine(here: Place, name: str, known: str, arguments: tuple[str, ...]) -> None:
     """It is told, and nothing is started."""
-    done = subprocess.run(
-        [COMMAND], env={**here.environment, name: "inprocess"}, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False
-    )
+    done = here.run(*arguments, **{name: "inprocess"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"tracebank: {name} must be one of {known}, or not set, not 'inprocess'\n"
     assert not here.data_dir.exists()
