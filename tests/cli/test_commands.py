@@ -178,6 +178,8 @@ def test_what_is_forgotten_is_in_no_file_of_the_store(shared: Home, namespace: s
         (("search", ""), "query: must not be empty"),
         (("search", "x", "-k", "51"), "k: must be 1 to 50, not 51"),
         (("search", "x", "--since", "soon"), "since: must be an RFC 3339 time such as 2026-03-01T09:30:00Z, not 'soon'"),
+        (("search", "x", "-m", "a=1", "-m", "b=1", "-m", "a=2"), "metadata: has 'a' twice: a memory has one value of it, so ask for one"),
+        (("forget", "-m", "a=1", "-m", "a=1"), "metadata: has 'a' twice: a memory has one value of it, so ask for one"),
         (("forget",), "trace_ids: say what to forget: ids, or a namespace, tags, an outcome, a time or metadata"),
         (("forget", "x", "--tag", "y"), "trace_ids: give ids or a filter, not both"),
         (("forget", "--before", "soon"), "before: must be an RFC 3339 time such as 2026-03-01T09:30:00Z, not 'soon'"),

@@ -10,6 +10,7 @@ import typer
 
 from tracebank.cli.base import JsonOption, NamespaceOption, OnlyNamespaceOption, command, err, out, plain, show_json
 from tracebank.errors import InputError
+from tracebank.records import shown
 from tracebank.remote import engine, last
 
 MetadataOption = Annotated[
@@ -28,7 +29,12 @@ def metadata_of(given: list[str] | None) -> dict[str, object] | None:
         return None
     if without := [pair for pair in given if "=" not in pair]:
         raise InputError("metadata", f"must be KEY=VALUE, not {without[0]}")
-    return {key: _scalar(value) for key, _, value in (pair.partition("=") for pair in given)}
+    said: dict[str, object] = {}
+    for key, _, value in (pair.partition("=") for pair in given):
+        if key in said:
+            raise InputError("metadata", f"has {shown(key)} twice: a memory has one value of it, so ask for one")
+        said[key] = _scalar(value)
+    return said
 
 
 def _scalar(value: str) -> object:
