@@ -136,6 +136,11 @@ def test_comments_that_a_program_reads_stay(language: str, line: str) -> None:
         ("go", "see(https://a/b)\nint a;//b\n"),
         ("js", "if (a) /it's/.test(b)\nf('x // y')\n"),
         ("c", "int/* no */a; /* two\nlines */\n"),
+        ("", "use List::Util qw(max);\nmy $port = $opt{port} // 8080;\n"),
+        ("", "UPDATE users: 120 rows changed -- 3 failed with E1042, see error.log\n"),
+        ("", 'package foo\n\nval s = """\n  keep // this\n"""\n'),
+        ("", '#include "HsVersions.h"\nb = a // [(1, 2)]\n'),
+        ("", "function joined() {\n  sed s/ //\n}\n"),
     ],
 )
 def test_code_that_may_be_read_wrongly_stays(language: str, code: str) -> None:
@@ -144,7 +149,7 @@ def test_code_that_may_be_read_wrongly_stays(language: str, code: str) -> None:
 
 
 def test_a_fence_without_a_language_is_python_only_if_it_parses() -> None:
-    """Guessing is careful."""
+    """Guessing is careful, for what is taken for a comment is gone."""
     assert _stripped("import a\n# note\na.b()\n", "") == "import a\na.b()\n"
     assert _stripped("import a\n# note\na.b(\n", "") == "import a\n# note\na.b(\n"
 

@@ -10,7 +10,7 @@ from samples import WAIT_S
 # Each of these took the square of its length: hours.
 CASES = {
     "a heading that never ends": 'heading_level("== a" + "=" * N + "x")',
-    "a function of Rust without a body": 'guess("fn " + "a" * N)',
+    "a file of Go without a function": 'guess("/**/ " * N + "package a\\n" + "/*\\n" * N)',
     "a row of a table with much room": 'compact(Segment(kind=Kind.PROSE, body="| a" + " " * N + "b |"))',
     "a shell's defaults within defaults": 'find("bash").doubtful.search("${" * N)',
     "blank lines in code that are none": '_EMPTY_LINES.sub("", " " * N)',
