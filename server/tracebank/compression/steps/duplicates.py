@@ -1,4 +1,4 @@
-"""What was said before: runs of lines as in stack traces, and paragraphs that differ in nothing but function words and endings."""
+"""What was said before: runs of lines as in stack traces, and paragraphs that differ in nothing but white space."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from tracebank.compression.draft import Draft, Goal
-from tracebank.compression.extract.words import EMPTY_WORDS, stems
 from tracebank.compression.segments import LOGS, Kind, Segment
 
 _FEWEST_LINES = 4
@@ -40,11 +39,11 @@ class _Memory:
     def paragraphs(self, text: str) -> Iterator[str]:
         """Yield the paragraphs and what lies between them, a repeated one as a note."""
         for piece in _PARAGRAPHS.split(text):
-            key = tuple(stem for stem in stems(piece) if stem not in EMPTY_WORDS)
-            if len(key) >= _FEWEST_WORDS and key in self._paragraphs:
-                yield f"[as above: {' '.join(piece.split()[:_SHOWN_WORDS])} …]"
+            words = tuple(piece.split())
+            if len(words) >= _FEWEST_WORDS and words in self._paragraphs:
+                yield f"[as above: {' '.join(words[:_SHOWN_WORDS])} …]"
             else:
-                self._paragraphs.add(key)
+                self._paragraphs.add(words)
                 yield piece
 
     def runs(self, lines: list[str]) -> Iterator[str]:
