@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from tracebank.compression import compress
+from tracebank.compression.extract.choosing import Choice
+from tracebank.compression.extract.outline import Outline
 from tracebank.compression.extract.rendering import numbered_mark
 from tracebank.compression.extract.units import MOST_FRAMES, Sort, split_units
 from tracebank.embedding import Embedded
@@ -129,3 +131,52 @@ def test_gaps_are_what_the_marks_stand_for(tokenizer: Tokenizer) -> None:
         assert f"[…{number}]" in text
         text = text.replace(f"[…{number}]", compressed.cut_from[start:end])
     assert text.split() == DOCUMENTS.split()
+
+
+@pytest.mark.parametrize("query", ["密码轮换", ""])
+def test_no_sentence_is_kept_twice_however_short(tokenizer: Tokenizer, query: str) -> None:
+    """Nor does the one that tells something leave its room to what is said fifty times."""
+    text = "这是一个很长的文档。" * 50 + "重要:密码轮换周期是九十天。" + "无关内容。" * 50
+    short = _extract(text, tokenizer, 200, query=query)
+    assert [short.count(said) for said in ("这是一个很长的文档。", "重要:密码轮换周期是九十天。", "无关内容。")] == [1, 1, 1]
+
+
+def test_a_short_sentence_is_said_again_by_somebody_else(tokenizer: Tokenizer) -> None:
+    """And below another heading it is about something else."""
+    text = "Ann: Yes.\n\nBo: Yes.\n\n# Roof\n\nIt leaks.\n\n# Cellar\n\nIt leaks.\n\n" + "Nothing else was said. " * 9
+    short = _extract(text, tokenizer, tokenizer.count(text) - 20, query="Yes it leaks")
+    for said in ("Ann: Yes.", "Bo: Yes.", "# Roof\n\nIt leaks.", "# Cellar\n\nIt leaks."):
+        assert said in short
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("The operator can restart the replica while a backup runs.", "The operator can't restart the replica while a backup runs."),
+        ("The nightly dump is copied from staging to production.", "The nightly dump is copied to staging from production."),
+        (
+            f"The verified image of the billing service on both clusters has the digest {'a' * 80}.",
+            f"The verified image of the billing service on both clusters has the digest {'b' * 80}.",
+        ),
+        ("The northern team beat the southern team at football.", "The southern team beat the northern team at football."),
+    ],
+    ids=["negation", "direction", "digest", "order"],
+)
+def test_two_sentences_that_say_the_contrary_are_kept_both(tokenizer: Tokenizer, one: str, other: str) -> None:
+    """Though their words are the same, or as good as."""
+    text = f"{one} {other} " + "The rest of it was never of any interest. " * 9
+    short = _extract(text, tokenizer, tokenizer.count(f"{one} {other}") + 100, query=one)
+    assert one in short
+    assert other in short
+
+
+def test_a_unit_that_was_given_up_leaves_its_place_to_another_that_says_the_same(tokenizer: Tokenizer) -> None:
+    """And to what shares words with it."""
+    outline = Outline.of("The kiln of the northern harbour burned for two days. " * 2, tokenizer)
+    choice = Choice(outline, [1.0, 1.0], budget_tokens=1_000)
+    untouched = Choice(outline, [1.0, 1.0], budget_tokens=1_000)
+    choice.take(0)
+    choice.drop_last()
+    assert choice._gain(1, 1.0) == untouched._gain(1, 1.0)
+    choice.fill()
+    assert choice.order == [1]

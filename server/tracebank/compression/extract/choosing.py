@@ -9,16 +9,29 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tracebank.compression.extract.outline import Outline
+from tracebank.compression.extract.units import Sort
 
 # How much of its worth a unit loses whose words were all said before.
 REDUNDANCY = 0.15
 # 0 would ignore length, 1 would prefer crumbs.
 COST_POWER = 0.2
 _EPSILON = 1e-12
-# With fewer telling words two units may be alike by chance.
+# With fewer telling words a unit says what it says below its heading or by its speaker only.
 _FEWEST_TELLING = 5
+
+# The section of a unit, where it counts, and what stands in it.
+_Saying = tuple[int | None, str]
+
+
+class _Brought(NamedTuple):
+    """What was not there before a unit was chosen."""
+
+    positions: frozenset[int]
+    stems: frozenset[str]
+    sayings: frozenset[_Saying]
 
 
 @dataclass(slots=True)
@@ -30,27 +43,35 @@ class Choice:
     budget_tokens: int
     mark_tokens: int = 1
     order: list[int] = field(default_factory=list)
-    _brought: list[frozenset[int]] = field(default_factory=list)
+    _brought: list[_Brought] = field(default_factory=list)
     chosen: set[int] = field(default_factory=set)
     spent_tokens: int = 0
     _said: set[str] = field(default_factory=set)
-    _sayings: set[frozenset[str]] = field(default_factory=set)
+    _sayings: set[_Saying] = field(default_factory=set)
+    _given_up: set[int] = field(default_factory=set)
     _totals: dict[int, float] = field(default_factory=dict)
 
     def take(self, position: int, *, framed: bool = True) -> None:
         """Choose a unit, with the frames around it."""
         self.spent_tokens += self.cost(position) if framed else self.outline.tokens[position] + self.mark_tokens
-        brought = frozenset({position, *(self.outline.units[position].frames if framed else ())} - self.chosen)
+        brought = _Brought(
+            positions=frozenset({position, *(self.outline.units[position].frames if framed else ())} - self.chosen),
+            stems=frozenset(self.outline.bags[position].counts.keys() - self._said),
+            sayings=frozenset({self._saying(position)} - self._sayings),
+        )
         self.order.append(position)
         self._brought.append(brought)
-        self.chosen |= brought
-        self._said.update(self.outline.bags[position].counts)
-        self._sayings.add(self.outline.bags[position].saying)
+        self.chosen |= brought.positions
+        self._said |= brought.stems
+        self._sayings |= brought.sayings
 
     def drop_last(self) -> None:
-        """Give up what was chosen last, and the frames that came with it. Raises: IndexError if nothing was."""
-        self.order.pop()
-        self.chosen -= self._brought.pop()
+        """Give up what was chosen last for good, and the frames that came with it. Raises: IndexError if nothing was."""
+        self._given_up.add(self.order.pop())
+        brought = self._brought.pop()
+        self.chosen -= brought.positions
+        self._said -= brought.stems
+        self._sayings -= brought.sayings
 
     def fits(self, position: int) -> bool:
         """Tell whether there is room for a unit."""
@@ -71,7 +92,7 @@ class Choice:
         below = self._below(leaf for _, leaf in heap)
         while heap:
             known, leaf = heapq.heappop(heap)
-            if leaf in self.chosen or self._is_said(leaf):
+            if leaf in self.chosen or leaf in self._given_up or self._is_said(leaf):
                 continue
             gain = -self._gain(leaf, worth[leaf])
             if gain > known + _EPSILON and heap and gain > heap[0][0]:
@@ -83,6 +104,10 @@ class Choice:
                 for cheaper in (other for frame in fresh for other in below.pop(frame, ()) if other not in self.chosen):
                     heapq.heappush(heap, (-self._gain(cheaper, worth[cheaper]), cheaper))
 
+    def says_all(self) -> bool:
+        """Tell whether each unit was chosen, or says what one that was chosen says."""
+        return all(leaf in self.chosen or self._is_said(leaf) for leaf in self.outline.leaves)
+
     def _below(self, leaves: Iterable[int]) -> dict[int, list[int]]:
         below: dict[int, list[int]] = {}
         for leaf in leaves:
@@ -91,9 +116,17 @@ class Choice:
         return below
 
     def _is_said(self, position: int) -> bool:
-        """Tell whether a unit that was chosen says the same in the same words."""
-        saying = self.outline.bags[position].saying
-        return len(saying) >= _FEWEST_TELLING and saying in self._sayings
+        """Tell whether a unit that was chosen says the same in the same words; what has no words, or is a little code, is structure."""
+        bag, sort = self.outline.bags[position], self.outline.units[position].sort
+        structure = not bag.counts or (sort is Sort.CODE and self._is_brief(position))
+        return not structure and self._saying(position) in self._sayings
+
+    def _saying(self, position: int) -> _Saying:
+        section = self.outline.units[position].section if self._is_brief(position) else None
+        return section, " ".join(self.outline.piece(position).split())
+
+    def _is_brief(self, position: int) -> bool:
+        return len(self.outline.bags[position].telling) < _FEWEST_TELLING
 
     def _gain(self, position: int, worth: float) -> float:
         known = self._share_said(position)

@@ -14,11 +14,6 @@ from tracebank.index.stopwords import STOP_WORDS
 
 Scores = NDArray[np.float64]
 B = 0.75
-# Without these a sentence may say the contrary.
-_TURNING = frozenset(
-    {"no", "nor", "not", "only", "before", "after", "above", "below", "more", "most", "few", "up", "down", "in", "out", "on", "off"}
-)
-EMPTY_WORDS = STOP_WORDS - _TURNING
 _STOP_STEMS = frozenset(stem for word in STOP_WORDS for stem in stemmed_words(word))
 
 
@@ -52,11 +47,6 @@ class Bag:
     def telling(self) -> list[str]:
         """Return the distinct stems that are no stop words."""
         return [stem for stem in self.counts if stem not in _STOP_STEMS]
-
-    @property
-    def saying(self) -> frozenset[str]:
-        """Return what it says whatever the order: its stems, negations too, without the emptiest of words."""
-        return frozenset(self.counts) - EMPTY_WORDS
 
 
 def document_counts(bags: Iterable[Bag]) -> Counter[str]:

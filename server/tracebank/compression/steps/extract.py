@@ -16,7 +16,7 @@ from tracebank.compression.segments import located, touching
 
 _ROUNDS = 4
 _NEAR_ENOUGH = 0.02
-# Where whole units fill less of the budget than this and nobody asked, a cut of the middle says more.
+# Where whole units fill less of the budget than this, nobody asked and more is to be said, a cut of the middle says more.
 _LEAST_FILLED = 0.7
 
 
@@ -51,11 +51,11 @@ def _best(outline: Outline, goal: Goal, worth: Scores) -> Rendered | None:
         if attempt is not None and tokens > best_tokens:
             best, best_tokens = attempt, tokens
         room = goal.budget_tokens - tokens
-        if attempt is None or room <= goal.budget_tokens * _NEAR_ENOUGH or len(choice.order) == len(outline.leaves):
+        if attempt is None or room <= goal.budget_tokens * _NEAR_ENOUGH or choice.says_all():
             break
         # Tokens merge at the joints, so there is more room than the sum of the units says.
         choice.budget_tokens = choice.spent_tokens + room
-    enough = best_tokens >= _LEAST_FILLED * goal.budget_tokens or goal.query
+    enough = best_tokens >= _LEAST_FILLED * goal.budget_tokens or goal.query or choice.says_all()
     return best if enough else None
 
 
