@@ -121,7 +121,7 @@ class _Ends:
         """Return the block of fenced code that a cut at this place would go through."""
         number = bisect_left(self.fences, at, key=lambda fence: fence.end)
         fence = self.fences[number] if number < len(self.fences) else None
-        return fence if fence and fence.body_start < at <= fence.body_end else None
+        return fence if fence and fence.start < at <= fence.body_end else None
 
     def _fencing(self, head: int, tail: int) -> Iterator[Span]:
         """Yield the line that closes a block whose end is cut off, and the one that opens a block whose beginning is."""
