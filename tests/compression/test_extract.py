@@ -11,7 +11,7 @@ from tracebank.compression import compress
 from tracebank.compression.extract.choosing import Choice
 from tracebank.compression.extract.outline import Outline
 from tracebank.compression.extract.rendering import numbered_mark
-from tracebank.compression.extract.units import MOST_FRAMES, Sort, split_units
+from tracebank.compression.extract.units import MOST_FRAMES, Sort, Unit, coarsened, split_units
 from tracebank.embedding import Embedded
 from tracebank.embedding.sentence import SentenceTransformerModel
 from tracebank.tokens import Tokenizer
@@ -66,6 +66,22 @@ def test_what_stands_around_a_unit_comes_along(text: str, kept: str, around: Seq
     unit = next(unit for unit in units if unit.sort is not Sort.FRAME and text[unit.start : unit.end].startswith(kept))
     frames = "".join(text[units[frame].start : units[frame].end] for frame in unit.frames)
     assert all(part in frames for part in around)
+
+
+@pytest.mark.parametrize("kept", ["y = 2", "zeta"])
+def test_what_closes_a_frame_comes_along_where_units_are_joined(kept: str) -> None:
+    """As in a text of very many units: a fence or a tag is never opened and left open."""
+    text = "```py\nx = 1\n\ny = 2\n```\n<doc>\nzeta is here.\n</doc>\n" + "One. Two. Three. Four.\n" * 4
+    units = split_units(text)
+    joined = coarsened(units, len(units) // 2)
+    assert len(joined) < len(units)
+
+    def around(units: Sequence[Unit]) -> list[str]:
+        unit = next(unit for unit in units if kept in text[unit.start : unit.end])
+        return [text[units[frame].start : units[frame].end] for frame in unit.frames]
+
+    assert around(joined) == around(units)
+    assert len(around(units)) == 2
 
 
 @pytest.mark.parametrize(

@@ -279,12 +279,18 @@ def coarsened(units: Sequence[Unit], most: int = MOST_UNITS) -> list[Unit]:
     run = 0
     for position, unit in enumerate(units):
         last = joined[-1] if joined else None
-        frames = tuple(moved[frame] for frame in unit.frames if frame in moved)
         run += 1
         if last and unit.sort is not Sort.FRAME and last.sort is unit.sort and run < together and last.section == unit.section:
             joined[-1] = Unit(start=last.start, end=unit.end, sort=last.sort, frames=last.frames, section=last.section, place=last.place)
             continue
         run = 0
         moved[position] = len(joined)
-        joined.append(Unit(start=unit.start, end=unit.end, sort=unit.sort, frames=frames, section=unit.section, place=unit.place))
-    return joined
+        joined.append(unit)
+    # What closes a frame stands behind the units in it.
+    return [
+        Unit(
+            start=unit.start, end=unit.end, sort=unit.sort, section=unit.section, place=unit.place,
+            frames=tuple(moved[frame] for frame in unit.frames),
+        )
+        for unit in joined
+    ]  # fmt: skip
