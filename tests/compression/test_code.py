@@ -62,6 +62,18 @@ _SAMPLES = [
     ),
     ("cpp", 'auto s = R"(\n// text\n\n)"; // end\n', 'auto s = R"(\n// text\n\n)";\n'),
     ("java", 'String s = """\n  // text\n\n  """; // end\n', 'String s = """\n  // text\n\n  """;\n'),
+    (
+        "kotlin",
+        'val a = """C:\\""" // end\nval b = """say "it // no""""\nval c = """\n  // text\n\n"""\nval d = "$a ${b.c} // no" // end\n',
+        'val a = """C:\\"""\nval b = """say "it // no""""\nval c = """\n  // text\n\n"""\nval d = "$a ${b.c} // no"\n',
+    ),
+    (
+        "csharp",
+        'var a = """C:\\"""; // end\nvar b = """"\n  """ // text\n\n  """";\nvar c = $"{a} // no"; // end\nvar d = @"\\"; // end\n',
+        'var a = """C:\\""";\nvar b = """"\n  """ // text\n\n  """";\nvar c = $"{a} // no";\nvar d = @"\\";\n',
+    ),
+    ("java", 'String s = """\n  \\""" // text\n  """; // end\n', 'String s = """\n  \\""" // text\n  """;\n'),
+    ("js", "a = (b + c) / 2; // half\nd = (e) // end\n", "a = (b + c) / 2;\nd = (e)\n"),
     ("go", "s := `// raw\n\n`\n// note\nreturn s // end\n", "s := `// raw\n\n`\nreturn s\n"),
     (
         "rust",
@@ -80,6 +92,7 @@ _SAMPLES = [
         ("SELECT '-- no' AS a -- end\n-- note\nFROM t;\n\nSELECT /*+ HINT */ 1;\n"),
         ("SELECT '-- no' AS a\nFROM t;\nSELECT /*+ HINT */ 1;\n"),
     ),
+    ("mysql", "SELECT `a -- b`, [c -- d] -- end\nFROM t\n", "SELECT `a -- b`, [c -- d]\nFROM t\n"),
     (
         "bash",
         ('#!/bin/bash\n# note\necho "# no" ${a#b} $# a#b # end\n\nls\n'),
@@ -141,6 +154,14 @@ def test_comments_that_a_program_reads_stay(language: str, line: str) -> None:
         ("", 'package foo\n\nval s = """\n  keep // this\n"""\n'),
         ("", '#include "HsVersions.h"\nb = a // [(1, 2)]\n'),
         ("", "function joined() {\n  sed s/ //\n}\n"),
+        ("bash", "sed s/\\ #.*//\n"),
+        ("kotlin", 'val s = "x ${f("a // b")} y"\n'),
+        ("kotlin", 'val s = "x ${a.map { it }.to("a // b")} y"\n'),
+        ("csharp", 'var s = $"{{x}} {f("a // b")} y";\n'),
+        ("csharp", 'var s = $"{a.Select(x => { return x; }).To(" // b")} y";\n'),
+        ("js", "if (x) /[ //]+/.test(y)\n"),
+        ("js", 'if (x) /"/.test(y) && f(" // b")\n'),
+        ("js", "if (x)\n  /`/.test(y)\n// `\n"),
     ],
 )
 def test_code_that_may_be_read_wrongly_stays(language: str, code: str) -> None:

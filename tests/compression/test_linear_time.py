@@ -13,6 +13,8 @@ CASES = {
     "a file of Go without a function": 'guess("/**/ " * N + "package a\\n" + "/*\\n" * N)',
     "a row of a table with much room": 'compact(Segment(kind=Kind.PROSE, body="| a" + " " * N + "b |"))',
     "a shell's defaults within defaults": 'find("bash").doubtful.search("${" * N)',
+    "a template within templates of Kotlin": 'find("kotlin").doubtful.search("${" + "{}" * N)',
+    "braces in a string of C#": """find("csharp").doubtful.search('$"' + "{{" * N)""",
     "blank lines in code that are none": '_EMPTY_LINES.sub("", " " * N)',
     "what must survive, in every unit": "carved(UNITS, SPANS)",
     "units that must survive": '_protected(SimpleNamespace(text=KEPT, units=UNITS), SimpleNamespace(protected=["kept"] * len(SPANS)))',

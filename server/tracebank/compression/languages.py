@@ -35,21 +35,24 @@ def _language(name: str, lexer_name: str, doubtful: str = "", one_line_strings: 
 
 
 _OURS, _PYGMENTS = "tracebank.compression.lexers", "pygments.lexers"
+# A tag may hold text such as `see // this`; the lexer is quadratic in the length of a chain such as a.b.c, and behind a bracket it takes
+# a regular expression for a division, though a quote or a class of characters in it may hide what looks like a comment.
+_DOUBTFUL_SCRIPT = r"""</|/>|[\w?.$]{200}|[)}]\s*/(?![/*])(?:\\.|[^/\\\n])*["'`\[][^\n]*/"""
 _LANGUAGES = {
     "python py python3 py3": _language("python", f"{_PYGMENTS}.python:PythonLexer"),
     "c h": _language("c", f"{_OURS}:CLikeLexer"),
     "cpp c++ cc cxx hpp": _language("cpp", f"{_OURS}:CLikeLexer"),
-    "java": _language("java", f"{_OURS}:TextBlockLexer"),
-    "kotlin kt": _language("kotlin", f"{_OURS}:TextBlockLexer"),
-    "csharp c# cs": _language("csharp", f"{_OURS}:TextBlockLexer"),
+    "java": _language("java", f"{_OURS}:JavaLexer"),
+    # A template may hold a string that holds anything. One pair of braces within it is looked through.
+    "kotlin kt": _language("kotlin", f"{_OURS}:KotlinLexer", r'\$\{(?:[^{}"]|\{[^{}"]*\})*+["{]'),
+    "csharp c# cs": _language("csharp", f"{_OURS}:CSharpLexer", r'\$@?"(?:[^"{]|\{\{|\{[^{}"]*\})*+\{[^}"]*["{]'),
     # The comment above `import "C"` is C code.
     "go golang": _language("go", f"{_OURS}:GoLexer", r'import "C"'),
     "rust rs": _language("rust", f"{_OURS}:RustLexer"),
-    # A tag may hold text such as `see // this`; the lexer is quadratic in the length of a chain such as a.b.c.
-    "javascript js mjs cjs jsx": _language("javascript", f"{_OURS}:ScriptLexer", r"</|/>|[\w?.$]{200}", one_line_strings=True),
-    "typescript ts mts tsx": _language("typescript", f"{_OURS}:ScriptLexer", r"</|/>|[\w?.$]{200}", one_line_strings=True),
+    "javascript js mjs cjs jsx": _language("javascript", f"{_OURS}:ScriptLexer", _DOUBTFUL_SCRIPT, one_line_strings=True),
+    "typescript ts mts tsx": _language("typescript", f"{_OURS}:ScriptLexer", _DOUBTFUL_SCRIPT, one_line_strings=True),
     # MySQL escapes a quote by a backslash, the standard does not; PostgreSQL quotes by $tag$.
-    "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", f"{_PYGMENTS}.sql:SqlLexer", r"\\'|\$\w*\$"),
+    "sql postgresql postgres pgsql mysql sqlite sqlite3 tsql": _language("sql", f"{_OURS}:SqlLexer", r"\\'|\$\w*\$"),
     # Here-documents, and defaults such as ${a:- # b}.
     "bash sh shell": _language("bash", f"{_PYGMENTS}.shell:BashLexer", r"<<[-~]?\s*['\"\\]?\w|\$\{(?:[^}\n$]|\$(?!\{))*\s#"),
     "toml": _language("toml", f"{_PYGMENTS}.configs:TOMLLexer", r'"""' + r"|'''"),

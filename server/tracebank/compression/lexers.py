@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 from pygments.lexer import RegexLexer, inherit
 from pygments.lexers.javascript import JavascriptLexer
+from pygments.lexers.sql import SqlLexer as PygmentsSqlLexer
 from pygments.token import Comment, Name, Number, Punctuation, String, Whitespace
 
 _BLOCK_COMMENT = r"/\*(?s:.*?)(?:\*/|\Z)"
-_TEXT_BLOCK = r'"""(?s:\\.|.)*?(?:"""|\Z)'
 
 
 class CLikeLexer(RegexLexer):
@@ -36,12 +36,24 @@ class CLikeLexer(RegexLexer):
     }
 
 
-class TextBlockLexer(CLikeLexer):
-    """Java, Kotlin and C#: also strings in three quotes, and C#'s verbatim strings."""
+class JavaLexer(CLikeLexer):
+    """Java: also strings in three quotes."""
+
+    tokens: ClassVar[dict[str, list[Any]]] = {"root": [(r'"""(?s:\\.|.)*?(?:"""|\Z)', String), inherit]}
+
+
+class KotlinLexer(CLikeLexer):
+    """Kotlin: also raw strings in three quotes, which know no escapes and may end in a quote of their own."""
+
+    tokens: ClassVar[dict[str, list[Any]]] = {"root": [(r'"""(?s:.*?)(?:"{3,}+|\Z)', String), inherit]}
+
+
+class CSharpLexer(CLikeLexer):
+    """C#: also raw strings in three quotes or more, and verbatim strings."""
 
     tokens: ClassVar[dict[str, list[Any]]] = {
         "root": [
-            (_TEXT_BLOCK, String),
+            (r'("{3,}+)(?s:.*?)(?:\1|\Z)', String),
             (r'(?:\$@|@\$|@)"(?:""|[^"])*+"?', String),
             inherit,
         ]
@@ -85,3 +97,9 @@ class ScriptLexer(JavascriptLexer):
         "commentsandwhitespace": [(_BLOCK_COMMENT, Comment.Multiline), inherit],
         "root": [(r"@", Punctuation), inherit],
     }
+
+
+class SqlLexer(PygmentsSqlLexer):
+    """SQL: Pygments' lexer, and names in back quotes (MySQL) or brackets (SQL Server)."""
+
+    tokens: ClassVar[dict[str, list[Any]]] = {"root": [(r"`[^`\n]*+`|\[[^\]'\"\n]*+\]", Name), inherit]}

@@ -145,7 +145,9 @@ def _is_removable(text: str, start: int, comment: str) -> bool:
     line_end = text.find("\n", end)
     before = text[text.rfind("\n", 0, start) + 1 : start]
     ends_line = not text[end : line_end if line_end >= 0 else len(text)].strip()
-    apart = not before or before[-1] in " \t"
+    # A blank behind a backslash is a character of a word.
+    backslashes = len(before[:-1]) - len(before[:-1].rstrip("\\"))
+    apart = not before or (before[-1] in " \t" and backslashes % 2 == 0)
     # The end of line inside a comment may end a statement.
     lone = "\n" not in comment or not before.strip()
     return ends_line and apart and lone and _is_whole(comment) and not _READ_BY_PROGRAMS.search(comment)
