@@ -104,6 +104,21 @@ def test_tables_rules_and_dates_are_written_briefly() -> None:
     assert compact(block) == block.body
 
 
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        "|    x    |\n|  x      |\n|       x |\n",
+        "+----+\n| k  |\n+----+\n|  q |\n+----+\n",
+        "```text\n| a |   | b |\n|   | c |   |\n```",
+        "```txt\n|  x |\n|----|\n| x  |\n```",
+    ],
+)
+def test_what_is_drawn_with_bars_stays(drawing: str) -> None:
+    """Where a sign stands is what it says. No rule and no second cell in each row: no table; nor is there one in a fence of plain text."""
+    (segment,) = split(drawing)
+    assert compact(segment) == segment.body
+
+
 def test_labels_of_documents_say_their_words_once() -> None:
     """The first shows what the numbers and titles are; a title that the text repeats as its heading stands once."""
     text = (

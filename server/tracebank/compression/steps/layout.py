@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from tracebank.compression.segments import LOGS, Kind, Segment
 
 _ROW = re.compile(r"^[ \t]*\|.*\|[ \t]*$")
 _PADDING = re.compile(r"(?:(?<![ \t])[ \t]+)?(?<!\\)\|[ \t]*")
 _RULE = re.compile(r":?-{2,}:?")
+_RULE_CHARS = frozenset("|:- \t")
+# Languages of a fence in which bars may be a drawing.
+_DRAWINGS = frozenset(("text", "txt", "plain", "plaintext"))
 # A line of one sign, and a border of signs around a heading.
 _DRAWN = re.compile(r"([-=_*#~+.─═━│|])\1{4,}")
 _DRAWN_LINE = re.compile(r"^[ \t]*([-=_*#~+.─═━])\1{4,}[ \t]*$")
@@ -28,16 +32,32 @@ def compact(segment: Segment) -> str:
     """Drop padding in tables, shorten rules to three signs; write once the date of a log's lines and the words of labels."""
     if segment.kind is not Kind.PROSE and segment.language not in LOGS:
         return segment.body
-    lines = [_line(line) for line in segment.body.split("\n")]
-    return "\n".join(_labelled_once(_dated_once(lines)))
+    lines = _undrawn(segment.body.split("\n"), tables=segment.language not in _DRAWINGS)
+    return "\n".join(_labelled_once(_dated_once(list(lines))))
+
+
+def _undrawn(lines: Iterable[str], *, tables: bool) -> Iterator[str]:
+    for is_row, run in groupby(lines, key=lambda line: _ROW.match(line) is not None):
+        same = list(run)
+        if not is_row:
+            yield from map(_line, same)
+        else:
+            yield from map(_row, same) if tables and _is_table(same) else same
 
 
 def _line(line: str) -> str:
-    if _DRAWN_LINE.match(line):
-        return _DRAWN.sub(r"\1\1\1", line)
-    if not _ROW.match(line) or "`" in line:
-        return _FRAME.sub(r"\1\3", line)
-    cells = _PADDING.sub("|", line.strip())
+    return _DRAWN.sub(r"\1\1\1", line) if _DRAWN_LINE.match(line) else _FRAME.sub(r"\1\3", line)
+
+
+def _is_table(rows: Sequence[str]) -> bool:
+    """Tell whether rows have a rule among them, or two cells each: where one cell stands alone, blanks may draw something."""
+    return any("--" in row and _RULE_CHARS.issuperset(row) for row in rows) or all(len(_PADDING.findall(row)) > 2 for row in rows)
+
+
+def _row(row: str) -> str:
+    if "`" in row:
+        return row
+    cells = _PADDING.sub("|", row.strip())
     # A rule of three dashes is a rule still, and every reader of tables takes it.
     return cells if any(char.isalnum() for char in cells) else _RULE.sub(_short, cells)
 
