@@ -130,6 +130,9 @@ COMPRESS_PROMPT: dict[str, tuple[dict[str, Any], str]] = {
     "unknown strategy": ({"strategy": "magic"}, "strategy: must be one of auto, head_tail, extract, code, not 'magic'"),
     "query a number": ({"query": 5}, "query: must be a string, not a number"),
     "keep a string": ({"keep": "a"}, "keep: must be a list, not a string"),
+    "keep an empty string": ({"keep": ""}, "keep: must be a list, not a string"),
+    "keep 0": ({"keep": 0}, "keep: must be a list, not a number"),
+    "keep false": ({"keep": False}, "keep: must be a list, not a boolean"),
     "keep a number": ({"keep": [5]}, "keep[0]: must be a string, not a number"),
     "keep what is not there": ({"keep": ["zebra"]}, "keep: 'zebra' is not in the text: give it exactly as written there"),
 }

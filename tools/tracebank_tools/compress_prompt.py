@@ -67,7 +67,7 @@ async def compress_prompt(
         head_ratio=defaults.head_ratio if head_ratio is None else check_fraction("head_ratio", head_ratio),
         keep=[
             check_text(f"keep[{i}]", k, min_chars=1, max_chars=limits.prompt_bytes)
-            for i, k in enumerate(check_list("keep", keep or (), 100))
+            for i, k in enumerate(check_list("keep", () if keep is None else keep, 100))
         ],
     )
     steps = [Step(name=step.name, before=step.tokens_before, after=step.tokens_after) for step in compressed.steps]
