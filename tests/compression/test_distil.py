@@ -60,6 +60,29 @@ def test_code_numbers_and_marks_keep_their_words(tokenizer: Tokenizer, words: Wo
     assert re.findall(r"\[…(\d+)\]", compressed.text) == [str(number) for number in range(1, len(compressed.gaps) + 1)]
 
 
+def _all_alike(text: str) -> list[tuple[int, int, float]]:
+    """Call every word as dispensable as any other."""
+    return [(*match.span(), 0.1) for match in re.finditer(r"\w+|[^\w\s]", text)]
+
+
+@pytest.mark.parametrize("strategy", ["auto", "extract"])
+def test_json_without_a_fence_keeps_its_words(tokenizer: Tokenizer, strategy: Strategy) -> None:
+    """Those of the prose around it go."""
+    value = '{"user":"ann","is":true,"of":null,"at":["here","there"]}'
+    text = f"{value}\n\n{TEXT}"
+    compressed = compress(text, budget_tokens=int(tokenizer.count(text) * 0.7), tokenizer=tokenizer, strategy=strategy, words=_all_alike)
+    assert compressed.steps[-1].name == "llmlingua"
+    assert value in compressed.text
+
+
+@pytest.mark.parametrize("strategy", ["auto", "extract"])
+def test_code_without_a_fence_keeps_its_words(tokenizer: Tokenizer, strategy: Strategy) -> None:
+    """Whole blocks of it go."""
+    code = "import os\n\n\n" + "\n\n".join(f"def load_{name}(path, mode):\n    return open(path, mode)\n" for name in "abcdefgh")
+    compressed = compress(code, budget_tokens=int(tokenizer.count(code) * 0.7), tokenizer=tokenizer, strategy=strategy, words=_all_alike)
+    assert set(compressed.text.splitlines()) <= {*code.splitlines(), "…"}
+
+
 def test_where_words_are_not_enough_whole_units_go(tokenizer: Tokenizer) -> None:
     """A model that calls nothing a word is no reason to fail."""
     compressed = compress(TEXT, budget_tokens=200, tokenizer=tokenizer, words=lambda text: [])

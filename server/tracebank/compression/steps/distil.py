@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tracebank.compression.draft import Cut, Draft, Goal
+from tracebank.compression.json_text import json_spans
+from tracebank.compression.languages import certainly_python
 from tracebank.compression.segments import Span, fences, located, merged, touching
 from tracebank.compression.steps.extract import extracted
 
@@ -23,20 +25,23 @@ _NEVER = re.compile(r"\d|…|\A\W+\Z")
 def distilled(draft: Draft, goal: Goal) -> Cut | None:
     """Return what extraction leaves of a budget that is larger by as much as words can go, without these words.
 
-    None where that does not reach the budget.
+    None where that does not reach the budget, or where all of it is code, of which each word counts.
     """
+    if goal.words is None or certainly_python(draft.text):
+        return None
     wide = replace(goal, budget_tokens=int(goal.budget_tokens / KEPT_SHARE))
     cut = Cut(text=draft.text, gaps=()) if draft.tokens <= wide.budget_tokens else extracted(draft, wide)
-    if cut is None or goal.words is None:
+    if cut is None:
         return None
     text = _within(cut.text, _dispensable(cut.text, goal), goal)
     return None if text is None or located(text, goal.protected) is None else Cut(text=text, gaps=cut.gaps)
 
 
 def _dispensable(text: str, goal: Goal) -> list[Span]:
-    """Return the words that may go, the most dispensable first, never code or what is protected."""
+    """Return the words that may go, the most dispensable first, never code, JSON or what is protected."""
     assert goal.words is not None
-    fixed = merged([*(located(text, goal.protected) or ()), *((fence.start, fence.end) for fence in fences(text))])
+    blocks = ((fence.start, fence.end) for fence in fences(text))
+    fixed = merged([*(located(text, goal.protected) or ()), *blocks, *json_spans(text, 0, len(text))])
     words = [(chance, start, end) for start, end, chance in goal.words(text) if not _NEVER.search(text[start:end])]
     return [(start, end) for _, start, end in sorted(words) if not touching(fixed, start, end)]
 
