@@ -59,11 +59,17 @@ def test_words_stay_whole_where_there_are_no_lines(tokenizer: Tokenizer) -> None
     assert set(re.sub(r"\[….*…\]", " ", _cut(text, tokenizer, 300)).split()) <= words
 
 
-def test_an_emoji_sequence_is_not_torn(tokenizer: Tokenizer) -> None:
-    """A family of three is cut before or after, never inside."""
-    left = re.sub(r"\n?\[….*…\]\n?|\n?…\n?", "", _cut("👩‍👩‍👧" * 100, tokenizer, 200))
-    assert left
-    assert left == "👩‍👩‍👧" * left.count("👧")
+@pytest.mark.parametrize(
+    "character",
+    ["👩‍👩‍👧", "🇩🇪", "🏴󠁧󠁢󠁳󠁣󠁴󠁿", "कि", "நொ"],
+    ids=["family", "flag", "tags", "spacing mark", "two marks"],
+)
+def test_what_is_seen_as_one_character_is_not_torn(tokenizer: Tokenizer, character: str) -> None:
+    """A family of three, a flag of two letters or of tags, a letter with its vowel are cut before or after, never inside."""
+    for budget in range(150, 250, 7):
+        left = re.sub(r"\n?\[….*…\]\n?|\n?…\n?", "", _cut(character * 200, tokenizer, budget))
+        assert left
+        assert not left.replace(character, "")
 
 
 def test_a_budget_too_small_for_the_mark_has_none(tokenizer: Tokenizer) -> None:

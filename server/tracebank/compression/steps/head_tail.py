@@ -38,6 +38,7 @@ _MARKS = ("[… {:,} tokens cut …]", "…", "")
 _MARK_SHARE = 0.25
 _ROUNDS = 6
 _NEAR_ENOUGH = 0.03
+_FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
 
 
 def cut_middle(borders: Sequence[Border], draft: Draft, goal: Goal) -> Cut:
@@ -204,14 +205,27 @@ def _tail_start(text: str, start: int, borders: Sequence[Border]) -> int:
 
 
 def _between_characters(text: str, at: int, step: int) -> int:
-    """Move away from the middle of an emoji sequence or an accented letter, a few places at most."""
+    """Move away from the middle of what is seen as one character (an emoji sequence, a flag, an accented letter), a few places at most."""
     moved = at
     for _ in range(12):
-        if not 0 < moved < len(text) or not (_joins(text[moved]) or text[moved - 1] == "\u200d"):
+        if not 0 < moved < len(text) or not _is_inside(text, moved):
             return moved
         moved += step
     return at
 
 
+def _is_inside(text: str, at: int) -> bool:
+    """Tell whether the character before a place goes on behind it."""
+    if text[at] in _FLAG_LETTERS:
+        # Two make a flag, so it depends on how many stand before.
+        return (at - len(text[:at].rstrip(_FLAG_LETTERS))) % 2 == 1
+    return text[at - 1] == "\u200d" or _joins(text[at])
+
+
 def _joins(char: str) -> bool:
-    return char == "\u200d" or "\U0001f3fb" <= char <= "\U0001f3ff" or unicodedata.category(char) in ("Mn", "Me")
+    return (
+        char == "\u200d"
+        or "\U0001f3fb" <= char <= "\U0001f3ff"
+        or "\U000e0020" <= char <= "\U000e007f"
+        or unicodedata.category(char) in ("Mn", "Mc", "Me")
+    )
