@@ -52,6 +52,13 @@ def test_json_is_found_alone_in_fences_and_between_prose() -> None:
     assert _minified('```jsonl\n{ "a": 1 }\n{ "b": 2 }\n```') == '```jsonl\n{"a":1}\n{"b":2}\n```'
 
 
+@pytest.mark.parametrize("language", ["json", "jsonl", ""])
+def test_json_in_a_list_stays_in_the_list(language: str) -> None:
+    """What begins at the margin would end it."""
+    text = f'1. Do:\n   ```{language}\n   {{ "a": 1 }}\n   ```\n2. End\n'
+    assert _minified(text) == text.replace('{ "a": 1 }', '{"a":1}')
+
+
 def test_letters_are_written_as_such_and_other_escapes_stay() -> None:
     """Accents and emoji; not quotes, signs that cannot be seen, half characters, or what only looks like an escape."""
     text = r'["caf\u00e9 \u201cNoir\u201d \ud83e\udd96", "\u0022 \u005c \u0007 \n \u200d \ud83e x \\u00e9 \u0041\ud83e"]'

@@ -17,10 +17,14 @@ _PAIRS = {"]": "[", "}": "{"}
 
 
 def minify(text: str) -> str:
-    """Return JSON without white space around its values, its letters written as such; what is no array or object, as it is."""
+    """Return JSON without white space around its values, its letters written as such; what is no array or object, as it is.
+
+    It stays as far from the margin as its first line was: nearer it might end a list that it stands in.
+    """
     if not is_container(text):
         return text
-    return _STRING_OR_GAP.sub(lambda match: _ESCAPE.sub(_letter, match[1]) if match[1] else "", text)
+    margin = text[: len(text) - len(text.lstrip())].rpartition("\n")[2]
+    return margin + _STRING_OR_GAP.sub(lambda match: _ESCAPE.sub(_letter, match[1]) if match[1] else "", text)
 
 
 def _letter(escape: re.Match[str]) -> str:
