@@ -45,10 +45,11 @@ def test_white_space_without_meaning_goes(text: str, expected: str) -> None:
         "```\na  b  \n\n\n\nc\n```\n",
         "- ```py\n  x  \n  ```\n",
         '{"a": "x  y"}\n',
+        "--- a/x\n+++ b/x\n@@ -1,6 +1,6 @@\n a\n \n \n \n-b  \n+b\n",
     ],
 )
 def test_white_space_with_meaning_stays(text: str) -> None:
-    """Indentation, columns, code in a line, quoted values, fences (indented, quoted, in lists) and JSON strings."""
+    """Indentation, columns, code in a line, quoted values, fences (indented, quoted, in lists), JSON strings and the lines of a diff."""
     assert _tidied(text) == text
 
 
