@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from samples import WAIT_S, text_of, tiny_vector
 
-from tracebank.index import ChromaVectorIndex, IndexedText, database, leftovers
+from tracebank.index import ChromaVectorIndex, IndexedText, database, generations, leftovers
 from tracebank.index.base import mark_directory
 from tracebank.index.chroma import FORMAT_VERSION
 
@@ -122,6 +122,22 @@ def test_a_directory_of_another_model_is_set_aside(tmp_path: Path, index: Chroma
     other = ChromaVectorIndex(tmp_path / "it", model="another")
     assert (other.fresh, other.count(1)) == (True, 0)
     other.close()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"1": {}}', '{"1": {"serving": 7, "following": null, "filled_to": 0}}'])
+def test_a_damaged_list_of_generations_is_repaired_in_the_same_process(tmp_path: Path, index: ChromaVectorIndex, text: str) -> None:
+    """It shows when Chroma is open already: what is written afterwards goes into the new directory, and not into what was set aside."""
+    index.apply(1, [text_of("a")], [])
+    index.close()
+    (tmp_path / "it" / generations.FILE).write_text(text)
+    again = ChromaVectorIndex(tmp_path / "it", model="tiny")
+    assert (again.fresh, again.count(1)) == (True, 0)
+    again.apply(1, [text_of("b")], [])
+    again.mark_filled()
+    again.close()
+    third = ChromaVectorIndex(tmp_path / "it", model="tiny")
+    assert (third.fresh, third.count(1)) == (False, 1)
+    third.close()
 
 
 def test_what_chroma_traces_itself_with_is_neither_loaded_nor_asked_for(tmp_path: Path) -> None:

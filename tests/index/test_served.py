@@ -19,7 +19,7 @@ from samples import WAIT_S, TinyModel, settings_of, settled, text_of, tiny_vecto
 
 from tracebank.engine import Engine
 from tracebank.errors import IndexFaultError, IndexUnreachableError
-from tracebank.index import ChromaServer, ServedVectorIndex
+from tracebank.index import ChromaServer, ServedVectorIndex, generations
 from tracebank.store import outbox
 
 # Chroma's client leaves connections open; they are collected before this module's next test.
@@ -133,6 +133,17 @@ def test_an_index_that_could_be_emptied_in_part_only_is_not_taken_for_whole(
             index.clear()
     assert index.fresh
     assert opened(tmp_path / "vectors-1", port, "part").fresh
+
+
+def test_a_damaged_list_of_generations_empties_what_is_ours_on_the_server(tmp_path: Path, port: int) -> None:
+    """Which of its collections answers nobody knows any more."""
+    index = opened(tmp_path / "vectors-1", port, "damaged")
+    index.mark_filled()
+    index.apply(1, [text_of("kiwi")], [])
+    index.close()
+    (tmp_path / "vectors-1" / generations.FILE).write_text("[]")
+    again = opened(tmp_path / "vectors-1", port, "damaged")
+    assert (again.fresh, again.count(1)) == (True, 0)
 
 
 def test_a_server_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -79,7 +79,12 @@ class ChromaVectorIndex:
 
     def _begin(self) -> None:
         self._client = self._connect()
-        self._take_up()
+        try:
+            self._take_up()
+        except BaseException:
+            # Chroma gives a client that is open to whoever opens the same path again, whatever lies there by then.
+            self._close_client()
+            raise
 
     def _take_up(self) -> None:
         self._generations = Generations(self._directory)

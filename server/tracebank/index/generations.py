@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 FILE = "generations.json"
 
@@ -39,7 +40,7 @@ class Pair:
 
 
 class Generations:
-    """The file's content. One thread changes it; any may read."""
+    """The file's content. One thread changes it; any may read. Raises: ValueError where it is damaged."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / FILE
@@ -49,6 +50,8 @@ class Generations:
             self._pairs = {int(space): _pair(value) for space, value in read.items()}
         except FileNotFoundError:
             pass
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._file} is of another shape: {error}") from error
 
     def of(self, namespace: int) -> Pair:
         """Return the generations of a namespace."""
@@ -97,10 +100,9 @@ class Generations:
         self._pairs = pairs
 
 
-def _pair(value: dict[str, object]) -> Pair:
+def _pair(value: dict[str, Any]) -> Pair:
     serving, following = value["serving"], value["following"]
-    assert isinstance(serving, dict)
     return Pair(
-        serving=Generation(**serving), following=Generation(**following) if isinstance(following, dict) else None,
-        filled_to=int(str(value["filled_to"])),
+        serving=Generation(**serving), following=None if following is None else Generation(**following),
+        filled_to=int(value["filled_to"]),
     )  # fmt: skip

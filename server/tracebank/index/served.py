@@ -84,7 +84,7 @@ class ServedVectorIndex(ChromaVectorIndex):
         self._take_up()
 
     def _wipe(self) -> None:
-        # That of the beginning which failed is there; the next one connects anew.
+        self._client = self._connect()
         try:
             self._delete_ours()
         finally:
