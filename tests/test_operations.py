@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import WAIT_S, TinyModel, everything, settings_of, settled
+from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
 
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine, Session
-from tracebank.errors import IndexFaultError, InputError, ModelLoadError, StoreError
+from tracebank.errors import DataDirError, IndexFaultError, InputError, ModelLoadError, StoreError, StoreFullError, TracebankError
+from tracebank.index import ChromaVectorIndex
 from tracebank.operations import OPERATIONS, Events
+from tracebank.reporting import examine
 from tracebank.settings import load_settings
 from tracebank.store import outbox
 from tracebank.work import load_work
@@ -188,6 +190,58 @@ async def test_waiting_ends_where_there_will_be_no_meaning(
         told = await result(call(session, "wait_indexed"))
         assert told == {"pending": 0, "meaning": False, "note": f"the {broken} is broken"}
         assert len((await result(call(session, "search", arguments={"query": "t"})))["results"]) == 1
+
+
+@pytest.mark.parametrize("error", [IndexFaultError, DataDirError, StoreFullError])
+@pytest.mark.parametrize("step", ["opened", "filled"])
+async def test_an_index_of_vectors_that_finds_no_room_comes_up_when_there_is_some(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch, step: str, error: type[TracebankError]
+) -> None:
+    """Until then the doctor and the advice tell what is in its way."""
+    for pause in ("RETRY_S", "LONGEST_RETRY_S"):
+        monkeypatch.setattr(f"tracebank.semantics.{pause}", 0.01)
+    room = threading.Event()
+
+    class Cramped(ChromaVectorIndex):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self.look_for_room("opened")
+            super().__init__(*arguments, **named)
+
+        def mark_filled(self) -> None:
+            self.look_for_room("filled")
+            super().mark_filled()
+
+        def look_for_room(self, present: str) -> None:
+            if present == step and not room.is_set():
+                raise error("no space left")
+
+    monkeypatch.setattr("tracebank.model_change.ChromaVectorIndex", Cramped)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        await warm(engine)
+        found = {f["what"]: (f["well"], f["found"]) for f in (await result(call(session, "doctor")))["findings"]}
+        assert found["meaning"] == (False, "no space left")
+        assert "None" not in found["model"][1]
+        advice = (await result(call(session, "stats", section="advice")))["advice"]
+        assert advice[0] == "Meaning waits or has failed: no space left"
+        room.set()
+        await add(session, "t")
+        await settled(engine)
+        assert ((await result(call(session, "search", arguments={"query": "t"})))["meaning"], engine.problems) == (True, {})
+
+
+async def test_the_doctor_says_that_a_model_is_still_loading(
+    tmp_path: Path, arrived: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody waits for it: the index cannot be opened."""
+
+    def no_index(*_: object, **__: object) -> None:
+        raise IndexFaultError("the index is broken")
+
+    monkeypatch.setattr("tracebank.model_change.ChromaVectorIndex", no_index)
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        await warm(engine)
+        assert [(well, found) for what, well, found in await examine(engine) if what == "model"] == [(False, "still loading")]
 
 
 async def add(session: Session, *ids: str, **fields: Any) -> None:

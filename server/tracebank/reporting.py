@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SECTIONS = ("engine", "store", "index", "embedding", "caches", "latencies", "tokens", "compression", "llm", "learning", "plugins", "advice")
+MODEL_CHANGE = "model change"
 LOW_DISK_BYTES = 256 * 1_048_576
 # So often is an index compared with the store while both are written to, and so long it may catch up in between.
 MAX_COMPARISONS, CATCHING_UP_S = 10, 0.5
@@ -127,7 +128,7 @@ def _compression(engine: Engine) -> dict[str, Any]:
 
 
 def _advice(figures: dict[str, Any], engine: Engine) -> list[str]:
-    advice = []
+    advice = [f"{part.capitalize()} waits or has failed: {problem}" for part, problem in _problems(engine)]
     if figures["embedding"]["error"]:
         advice.append("Search is by words alone: set embedding.model to a sentence-transformers model that can be loaded.")
     if figures["embedding"]["unseen_tokens"]:
@@ -186,6 +187,7 @@ async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
 
     found = [("store", (result := await engine.store.read(integrity)) == "ok", result)]
     found.append(_model(engine))
+    found += [(part, False, problem) for part, problem in _problems(engine) if part != MODEL_CHANGE]
     figures = await _index(engine)
     set_aside = figures["set_aside"]
     found.append(
@@ -201,14 +203,19 @@ async def examine(engine: Engine) -> list[tuple[str, bool, str]]:
 
 def _model(engine: Engine) -> tuple[str, bool, str]:
     if not engine.embedding.ready:
-        return "model", False, str(engine.embedding.error)
-    if problem := engine.problems.get("model change"):
+        return "model", False, str(engine.embedding.error or "still loading")
+    if problem := engine.problems.get(MODEL_CHANGE):
         return "model", False, f"{problem}; {engine.embedding.name} answers"
     return (
         "model",
         True,
         engine.embedding.name + (f"; {engine.semantics.change.embedding.name} is being prepared" if engine.semantics.change else ""),
     )
+
+
+def _problems(engine: Engine) -> list[tuple[str, str]]:
+    """Return (part, problem) of what goes wrong in the background, but for a model that cannot be loaded: that is told of the model."""
+    return [(part, problem) for part, problem in sorted(engine.problems.items()) if problem != str(engine.embedding.error)]
 
 
 async def _compared(engine: Engine, sink: outbox.Sink, name: str, space: int) -> tuple[str, bool, str]:

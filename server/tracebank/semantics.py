@@ -10,13 +10,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from anyio import to_thread
 
 from tracebank.background import Background
 from tracebank.compaction import LOOK_EVERY_S, Compaction
 from tracebank.embedding import EmbeddingModel, EmbeddingService, load_model, vectors_name
-from tracebank.errors import IndexUnreachableError, ModelLoadError, TracebankError
+from tracebank.errors import DataDirError, IndexFaultError, ModelLoadError, StoreFullError, TracebankError
 from tracebank.gate import Gate
 from tracebank.index import ChromaServer, VectorIndex
 from tracebank.indexer import Indexer
@@ -31,8 +32,10 @@ from tracebank.token_basis import settle_tokens
 
 log = logging.getLogger(__name__)
 
-# A Chroma server that is not there yet is looked for again.
-UNREACHABLE_RETRY_S = 5.0
+Result = TypeVar("Result")
+
+# An index that cannot be opened is tried again after so long, then after twice as long, up to the last.
+RETRY_S, LONGEST_RETRY_S = 5.0, 60.0
 
 
 class Semantics:
@@ -118,11 +121,10 @@ class Semantics:
     async def _warm_up(self, plan: Plan) -> None:
         """Open Chroma while the model loads."""
         began = time.perf_counter()
-        self.index = index = await self._opened(plan.serving)
+        serving = plan.serving
+        self.index = index = await self._patiently(lambda: open_vectors(self._directory(serving), serving.name, self._server))
         self._came_up("chroma", began)
-        if index.fresh:
-            await self._store.write(lambda db: outbox.fill(db, "vectors"))
-            await to_thread.run_sync(index.mark_filled)
+        await self._patiently(lambda: self._fill(index))
         try:
             await self.embedding.loaded()
         except TracebankError as error:
@@ -142,21 +144,28 @@ class Semantics:
             self._background.spawn("model change", partial(self._change, plan.next))
         await to_thread.run_sync(self._tidy, [model for model in (plan.serving, plan.next) if model])
 
-    async def _opened(self, model: Model) -> VectorIndex:
-        """Return the index, open. A server that does not answer is waited for, and words answer meanwhile."""
+    async def _fill(self, index: VectorIndex) -> None:
+        if index.fresh:
+            await self._store.write(lambda db: outbox.fill(db, "vectors"))
+            await to_thread.run_sync(index.mark_filled)
+
+    async def _patiently(self, action: Callable[[], Awaitable[Result]]) -> Result:
+        """Return what an action comes to. A disk that is full, or a server that is away, is waited for; words answer meanwhile."""
+        pause_s = RETRY_S
         while True:
             try:
-                index = await open_vectors(self._directory(model), model.name, self._server)
-            except IndexUnreachableError as error:
+                result = await action()
+            except (DataDirError, IndexFaultError, StoreFullError) as error:
                 # As text: a record of the log would hold the error's frames, and with them a connection that was half made.
                 self._background.problems["meaning"] = problem = str(error)
                 log.warning("meaning waits: %s", problem)
                 self._retriever.do_without(f"meaning is off: {error}")
                 self.warm.set()
-                await asyncio.sleep(UNREACHABLE_RETRY_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
             else:
                 self._background.problems.pop("meaning", None)
-                return index
+                return result
 
     async def _change(self, following: Model) -> None:
         self.change = self._change_to(following)

@@ -200,7 +200,7 @@ async def test_a_server_that_is_away_when_the_engine_starts_is_waited_for(
     tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it: words answer, and say what to do. Once it is there, all is found by meaning."""
-    monkeypatch.setattr("tracebank.semantics.UNREACHABLE_RETRY_S", 0.01)
+    monkeypatch.setattr("tracebank.semantics.RETRY_S", 0.01)
     number = free_port()
     settings = settings_of(tmp_path, chroma={"mode": "http", "port": number}, retrieval={"wait_ms": 0})
     async with contextlib.AsyncExitStack() as stack:
