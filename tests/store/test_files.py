@@ -226,7 +226,7 @@ async def test_true_is_no_number_in_a_store_of_before_either(tmp_path: Path) -> 
     a, b = await put(store, trace("a", metadata={"merged": True}), trace("b", metadata={"merged": 1}))
     # As it was.
     await store.write(lambda db: db.execute("UPDATE labels SET value = 1 WHERE key = 'merged'"))
-    for table, since in (("traces", "cut"), ("models", "token_probe")):
+    for table, since in (("traces", "cut"), ("models", "token_probe"), ("outbox", "first_seq")):
         await store.write(lambda db, table=table, since=since: db.execute(f"ALTER TABLE {table} DROP COLUMN {since}"))
     for trigger in ("pattern_changes", "outcome_changes", "task_changes"):
         await store.write(lambda db, trigger=trigger: db.execute(f"DROP TRIGGER {trigger}"))

@@ -310,6 +310,34 @@ async def test_what_somebody_waits_for_comes_before_bulk(store: Store) -> None:
     assert not await store.read(lambda db: outbox.is_due(db, "no such sink"))
 
 
+@pytest.mark.parametrize("changes", [1, 2])
+async def test_an_import_of_what_somebody_waits_for_is_waited_for_in_its_place(store: Store, changes: int) -> None:
+    """It comes before bulk as that did, and whoever waits for the number of before waits until this is done."""
+    await put(store, trace("bulk"), priority=BULK)
+    (mine,) = await put(store, trace("mine"))
+    (next_one,) = await put(store, trace("next"))
+    for change in range(changes):
+        await put(store, trace("mine", task=f"changed {change}"), priority=BULK)
+    due = {entry.row: entry.seq for entry in await store.read(lambda db: outbox.due(db, "vectors", limit=9))}
+    assert list(due)[:2] == [next_one.row, mine.row]
+    await store.write(lambda db: outbox.clear(db, [due[next_one.row]]))
+    assert mine.seq is not None
+    assert await store.read(lambda db: outbox.is_due(db, "vectors", up_to=mine.seq))
+    await store.write(lambda db: outbox.clear(db, [due[mine.row]]))
+    assert not await store.read(lambda db: outbox.is_due(db, "vectors", up_to=mine.seq))
+
+
+async def test_nobody_waits_for_bulk_that_somebody_else_has_changed(store: Store) -> None:
+    """What was imported before is in nobody's way."""
+    await put(store, trace("shared"), priority=BULK)
+    (mine,) = await put(store, trace("mine"))
+    await put(store, trace("shared", task="changed"))
+    due = await store.read(lambda db: outbox.due(db, "vectors", limit=9))
+    assert [entry.row for entry in due][:1] == [mine.row]
+    await store.write(lambda db: outbox.clear(db, [due[0].seq]))
+    assert not await store.read(lambda db: outbox.is_due(db, "vectors", up_to=mine.seq))
+
+
 async def test_what_is_set_aside_is_out_of_the_way_until_it_is_tried_again(store: Store) -> None:
     """It does not count as waiting, but the trace is known not to be indexed."""
     bad, good = await put(store, trace("bad"), trace("good"))

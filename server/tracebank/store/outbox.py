@@ -37,13 +37,16 @@ def put(db: sqlite3.Connection, row: int, namespace_id: int, *, stale_texts: Col
 
 def _put(db: sqlite3.Connection, sink: str, row: int, namespace_id: int, stale_texts: Collection[bytes], priority: int) -> int:
     # An entry that is still waiting is replaced by a newer one (so a sink that has just read the old one
-    # does not clear the new), but what the index may hold from before is not forgotten.
-    waiting = db.execute("DELETE FROM outbox WHERE sink = ? AND trace = ? RETURNING stale_texts", (sink, row)).fetchone()
+    # does not clear the new), but neither what the index may hold from before is forgotten, nor who waits for it.
+    replaced = db.execute(
+        "DELETE FROM outbox WHERE sink = ? AND trace = ? RETURNING stale_texts, priority, coalesce(first_seq, seq)", (sink, row)
+    ).fetchone()
+    held, before, first_seq = replaced or (b"", BULK, None)
     # Words are deleted by their trace.
-    stale = {*stale_texts, *_hashes(waiting[0] if waiting else b"")} if sink != "words" else ()
+    stale = {*stale_texts, *_hashes(held)} if sink != "words" else ()
     cursor = db.execute(
-        "INSERT INTO outbox (sink, trace, namespace_id, priority, stale_texts) VALUES (?, ?, ?, ?, ?)",
-        (sink, row, namespace_id, priority, b"".join(sorted(stale))),
+        "INSERT INTO outbox (sink, trace, namespace_id, priority, stale_texts, first_seq) VALUES (?, ?, ?, ?, ?, ?)",
+        (sink, row, namespace_id, min(priority, before), b"".join(sorted(stale)), first_seq if before == INTERACTIVE else None),
     )
     return int(cursor.lastrowid or 0)
 
@@ -92,11 +95,13 @@ def aside(db: sqlite3.Connection, sink: str) -> int:
 
 
 def is_due(db: sqlite3.Connection, sink: str, *, up_to: int | None = None) -> bool:
-    """Return whether an entry is due; with `up_to`, one that somebody waits for, up to that number.
+    """Return whether an entry is due; with `up_to`, one that somebody waits for, up to that number, or that has replaced such a one.
 
     Asked after each batch: to count hundreds of thousands that an import has left would take longer than to index a few.
     """
-    where, arguments = ("", (sink,)) if up_to is None else (f" AND priority = {INTERACTIVE} AND seq <= ?", (sink, up_to))
+    where, arguments = (
+        ("", (sink,)) if up_to is None else (f" AND priority = {INTERACTIVE} AND coalesce(first_seq, seq) <= ?", (sink, up_to))
+    )
     return db.execute(f"SELECT 1 FROM outbox WHERE sink = ? AND error IS NULL{where} LIMIT 1", arguments).fetchone() is not None
 
 

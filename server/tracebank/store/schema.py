@@ -295,4 +295,8 @@ MIGRATIONS: tuple[str, ...] = (
         DELETE FROM kinds WHERE example = new.id;
     END;
     """,
+    """
+    -- The number of the first entry that this one has replaced and that somebody waits for; NULL: its own.
+    ALTER TABLE outbox ADD COLUMN first_seq INTEGER;
+    """,
 )
