@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -88,6 +89,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a file system of limited size cannot be mounted here")
     yield directory
     subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@pytest.fixture
+def ballast(small_disk: Path) -> Callable[[], None]:
+    """What fills that file system to the last byte."""
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4_096)
+
+    return fill
 
 
 @pytest.fixture

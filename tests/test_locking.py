@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,6 +110,18 @@ def test_a_directory_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
     assert holder_of(tmp_path / "absent") is None
     with pytest.raises(DataDirError, match="cannot be written: No such file or directory; set TRACEBANK_DATA_DIR"):
         DataDirLock(tmp_path / "absent").acquire({"pid": 1})
+
+
+def test_a_full_disk_is_told_and_the_lock_given_back(small_disk: Path, ballast: Callable[[], None]) -> None:
+    """The file can be made, but nothing can be written into it."""
+    ballast()
+    lock = DataDirLock(small_disk)
+    with pytest.raises(DataDirError, match="cannot be written: No space left on device; free some space"):
+        lock.acquire({"pid": 1})
+    assert holder_of(small_disk) is None
+    (small_disk / "ballast").unlink()
+    lock.acquire({"pid": 1})
+    lock.release()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="flock is not what locks there")

@@ -132,7 +132,13 @@ class DataDirLock:
                 f"{self._data_dir} is in use by process {holder.get('pid', '(unknown)')}: "
                 "end it with `tracebank stop`, or set TRACEBANK_DATA_DIR to another directory"
             )
-        file.write(json.dumps(dict(about)))
+        try:
+            file.write(json.dumps(dict(about)))
+        except OSError as error:
+            file.close()
+            raise DataDirError(
+                f"{self._data_dir} cannot be written: {error.strerror}; free some space, or set TRACEBANK_DATA_DIR to another directory"
+            ) from error
         self._file = file
 
     def release(self) -> None:

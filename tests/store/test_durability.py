@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -202,6 +202,31 @@ async def test_a_full_disk_fails_the_write_and_harms_nothing(small_disk: Path) -
     assert [stored.trace.trace_id for stored in await everything(reopened)] == [*kept, "after"]
     assert await reopened.read(lambda db: db.execute("PRAGMA integrity_check").fetchone()) == ("ok",)
     reopened.close()
+
+
+async def test_a_store_on_a_full_disk_that_cannot_be_opened_says_so(small_disk: Path, ballast: Callable[[], None]) -> None:
+    """What is there is well: to choose another directory would be the wrong advice."""
+    path = small_disk / "store.sqlite3"
+    Store.open(path).close()
+    ballast()
+    with pytest.raises(StoreFullError, match="no space left for "):
+        Store.open(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a bound on the size of files")
+async def test_a_disk_that_fails_is_not_called_full(store: Store) -> None:
+    """To free some space would help nobody."""
+    import resource
+
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (store.path.stat().st_size + 100_000, bounds[1]))
+    try:
+        with pytest.raises(StoreError, match=r"cannot be read or written: disk I/O error \(SQLITE_IOERR_WRITE\)") as caught:
+            await put(store, trace("large", content="x" * 800_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+    assert not isinstance(caught.value, StoreFullError)
+    assert (await put(store, trace("after")))[0].status == "created"
 
 
 async def test_on_a_full_disk_small_writes_are_not_taken_down_by_a_large_one(small_disk: Path) -> None:

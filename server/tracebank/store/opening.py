@@ -10,22 +10,34 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreFullError, StoreVersionError
+from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreFullError, StoreVersionError, TracebankError
 from tracebank.store.schema import MIGRATIONS
 
 APPLICATION_ID = 0x54524B42  # "TRKB"
 _SQLITE_HEADER = b"SQLite format 3\x00"
 _BUSY_TIMEOUT_S = 10.0
+# What SQLite calls a full disk; the second where there is no room for the memory that its connections share.
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
 
 
 def translate(error: sqlite3.Error, path: Path) -> StoreError:
     """Return the store's own error for one of SQLite's."""
-    text = str(error)
-    if "disk is full" in text or "disk I/O" in text:
+    text, name = str(error), getattr(error, "sqlite_errorname", "")  # of errors in how SQLite is called there is none
+    if name in _FULL:
         return StoreFullError(f"no space left for {path}: nothing of this call was stored; free some space and try again ({text})")
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
         return StoreCorruptError(f"{path} is damaged ({text}); it is left as it is: restore a copy, or move it away to start empty")
+    if name.startswith("SQLITE_IOERR"):
+        return StoreError(f"{path} cannot be read or written: {text} ({name}); see whether its disk fails or a quota is used up")
     return StoreError(f"{path}: {text}")
+
+
+def unopened(error: sqlite3.Error, path: Path) -> TracebankError:
+    """Return our own error for one of SQLite's that keeps a store from being opened."""
+    own = translate(error, path)
+    if isinstance(own, StoreFullError | StoreCorruptError):
+        return own
+    return DataDirError(f"{path} cannot be opened: {error}; choose another directory with TRACEBANK_DATA_DIR")
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -52,7 +64,7 @@ def open_store(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Co
     except OSError as error:
         raise DataDirError(f"{path} cannot be read: {error.strerror}") from error
     except sqlite3.Error as error:
-        raise DataDirError(f"{path} cannot be opened: {error}; choose another directory with TRACEBANK_DATA_DIR") from error
+        raise unopened(error, path) from error
     try:
         db.execute("PRAGMA journal_mode = WAL")
         _migrate(db, migrations)
@@ -75,14 +87,9 @@ def _check_header(path: Path) -> bool:
 def _check_ours(path: Path, known: int) -> None:
     # Read-only: a connection that may write would move a foreign write-ahead log into the file when it closes.
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)) as db:
-        try:
-            (application,) = db.execute("PRAGMA application_id").fetchone()
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.Error as error:
-            if isinstance(own := translate(error, path), StoreCorruptError):
-                raise own from error
-            raise
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and tables:
         raise StoreCorruptError(f"{path} is a SQLite file of another program; it is left as it is: choose another data directory")
     if version > known:

@@ -12,9 +12,8 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from tracebank.errors import DataDirError
 from tracebank.store import traces
-from tracebank.store.opening import connect, open_store, translate
+from tracebank.store.opening import connect, open_store, translate, unopened
 from tracebank.store.versions import Versions
 from tracebank.store.writer import Writer
 
@@ -40,7 +39,7 @@ class Store:
             for _ in range(READERS):
                 readers.put(connect(path, read_only=True))
         except sqlite3.Error as error:
-            raise DataDirError(f"{path} cannot be opened: {error}") from error
+            raise unopened(error, path) from error
         return cls(path, writer, readers, versions)
 
     def close(self) -> None:
