@@ -15,6 +15,7 @@ from samples import TinyModel, settings_of, settled
 
 from tracebank import compaction
 from tracebank.engine import Engine
+from tracebank.errors import IndexFaultError
 from tracebank.index import ChromaVectorIndex, IndexedText
 from tracebank.index.projection import fit, load
 from tracebank.meaning import Meaning
@@ -37,11 +38,11 @@ def searched_by_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "LOOK_EVERY_S", 3_600.0)
 
 
-async def add(engine: Engine, numbers: Sequence[int]) -> None:
+async def add(engine: Engine, numbers: Sequence[int], namespace: str = "default") -> None:
     """Store traces of random words, and wait until they are indexed."""
     rng = random.Random(numbers[0])
     raw = [{"task": f"{i} " + " ".join(rng.choices(WORDS, k=6)), "trace_id": f"{i}"} for i in numbers]
-    items = [parse_trace(r, limits=engine.limits, namespace="default", trace_id="") for r in raw]
+    items = [parse_trace(r, limits=engine.limits, namespace=namespace, trace_id="") for r in raw]
     await engine.add_many(items)
     await settled(engine)
 
@@ -201,6 +202,40 @@ async def test_vectors_that_find_too_little_are_not_taken(tmp_path: Path, tiny: 
         await look(engine)
         pair = index_of(engine).pair(engine.spaces["default"])
         assert (pair.serving.dims, pair.following, begun) == (None, None, 2)
+
+
+async def test_a_namespace_that_cannot_be_shortened_keeps_no_other_from_it(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and tried again; with fewer texts than the numbers that are wanted it is not even tried."""
+    monkeypatch.setattr(compaction, "fit", lambda sample, dims: fit(sample[: dims - 1] if len(sample) == 230 else sample, dims))
+    async with Engine.open(settings_of(tmp_path, index=SHORT)) as engine:
+        for name, numbers in (("first", range(230)), ("second", range(230, 450))):
+            await add(engine, numbers, name)
+        with pytest.raises(ExceptionGroup) as caught:
+            await look(engine)
+        (error,) = caught.value.exceptions
+        assert isinstance(error, IndexFaultError)
+        assert "no projection could be found: ValueError: n_components=16 must be between" in str(error)
+        assert [index_of(engine).pair(engine.spaces[name]).serving.dims for name in ("first", "second")] == [None, 16]
+        engine.semantics.compaction.settings = engine.settings.index.model_copy(update={"compression": 300})
+        assert [engine.semantics.compaction.dims(1, count, 384, None) for count in (300, 301)] == [None, 300]
+
+
+@pytest.mark.parametrize("length", [0, 5, 200, -30], ids=lambda length: f"cut at {length}")
+async def test_a_projection_that_is_damaged_is_made_again_with_its_index(tmp_path: Path, tiny: TinyModel, length: int) -> None:
+    """It would keep the namespace from being searched, and written, for ever."""
+    async with Engine.open(settings_of(tmp_path, index=SHORT)) as engine:
+        await add(engine, range(220))
+        await look(engine)
+        space = engine.spaces["default"]
+        file = tmp_path / "data" / "index" / "vectors-1" / f"{index_of(engine).pair(space).serving.name}.npz"
+    file.write_bytes(file.read_bytes()[:length])
+    async with Engine.open(settings_of(tmp_path, index=SHORT)) as engine:
+        await add(engine, range(220, 230))
+        await look(engine)
+        assert (index_of(engine).pair(space).serving.dims, index_of(engine).count(space)) == (16, 230)
+        assert (engine.indexer.faults, engine.indexer.rebuilds["vectors"]) == ({}, 1)
 
 
 def test_a_projection_keeps_what_tells_and_survives_on_disk(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from anyio import to_thread
 
 from tracebank.embedding import Vectors
+from tracebank.errors import TracebankError
 from tracebank.index import ChromaVectorIndex, IndexedText
 from tracebank.index.projection import Projection, fit
 from tracebank.indexer import Indexer
@@ -69,8 +70,8 @@ class Compaction:
         await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self, meaning: Meaning) -> None:
-        """Bring every namespace to the shape it should have."""
-        index = meaning.index
+        """Bring every namespace to the shape it should have. Raises: ExceptionGroup of what kept some from it."""
+        index, problems = meaning.index, list[TracebankError]()
         if not isinstance(index, ChromaVectorIndex):
             return
         async with self._looking:
@@ -81,8 +82,14 @@ class Compaction:
                 if few and pair.serving.dims is None and pair.following is None:
                     # To count the texts Chroma would open the collection, a megabyte each.
                     continue
-                while await self._step(meaning, index, space):
-                    pass
+                try:
+                    while await self._step(meaning, index, space):
+                        pass
+                except TracebankError as error:
+                    # The others are brought to their shape all the same.
+                    problems.append(error)
+        if problems:
+            raise ExceptionGroup("some namespaces cannot be brought to another shape yet", problems)
 
     async def _step(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> bool:
         """Do one rebuild of a namespace where it is due. Returns whether another may be."""
@@ -124,7 +131,8 @@ class Compaction:
         if setting == "off" or count < max(bound, PROBES):
             return None
         tried = [setting] if isinstance(setting, int) else [int(dim * share) for share in AUTO_SHARES]
-        fitting = [dims for dims in tried if dims < dim and count > 2 * self._refused.get((space, dims), 0)]
+        # Of fewer texts than directions none are found.
+        fitting = [dims for dims in tried if dims < min(dim, count) and count > 2 * self._refused.get((space, dims), 0)]
         return present if present in fitting else fitting[0] if fitting else None
 
     async def _drifted(self, meaning: Meaning, index: ChromaVectorIndex, space: int) -> bool:

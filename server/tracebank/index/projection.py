@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,11 @@ class Projection:
 def load(file: Path) -> Projection:
     """Read one that was saved. Raises: IndexFaultError."""
     try:
-        with np.load(file) as found:
+        # A file that numpy opens itself stays open where it is damaged.
+        with file.open("rb") as opened, np.load(opened) as found:
             return Projection(found["centre"], found["directions"], float(found["kept"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        # All of them are what numpy and zipfile make of a damaged file.
         raise IndexFaultError(f"{file} cannot be read: {error}") from error
 
 
@@ -69,8 +72,9 @@ def fit(sample: Vectors, dims: int) -> Projection:
         command = [sys.executable, "-m", __name__, str(given), str(dims), str(made)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=FIT_TIMEOUT_S)  # noqa: S603 - our own module
-        except subprocess.SubprocessError as error:
-            raise IndexFaultError(f"no projection could be found: {error}") from error
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            said = (error.stderr or b"").decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise IndexFaultError(f"no projection could be found: {said or error}") from error
         return load(made)
 
 
