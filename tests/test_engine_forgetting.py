@@ -301,6 +301,30 @@ async def test_the_words_of_a_large_namespace_are_erased_behind_its_caller(
             assert {"other": "upload", "later": "later"}[found.page.results[0].trace_id] == query
 
 
+@pytest.mark.parametrize("damaged", [b"\xc2\xb2\n", b"\xff\xfe", b"9" * 5_000, b"12345\n"])
+async def test_a_mark_that_is_damaged_keeps_no_engine_from_starting_and_nothing_from_being_erased(
+    tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch, damaged: bytes
+) -> None:
+    """Where nobody knows any more what is due, everything is; a mark behind one that was cut short is whole."""
+    due = tmp_path / "data" / "index" / "scrub-due"
+    for spoilt, before in ((b"", b"9"), (damaged, b"")):
+        with monkeypatch.context() as patched:
+            async with Engine.open(settings_of(tmp_path)) as engine:
+                together = [{"task": f"the key is {SECRET}", "trace_id": "secret"}, {"task": f"upload {damaged!r} {before!r}"}]
+                await engine.add_many([parse_trace(raw, limits=engine.limits, namespace="default", trace_id="other") for raw in together])
+                await settled(engine)
+                due.write_bytes(before)
+                patched.setattr(engine.words, "begin_copy", Failing())
+                assert (await forget(engine, trace_ids=["secret"], dry_run=False)).deleted == 1
+                assert known_words(engine)
+        due.write_bytes(spoilt or due.read_bytes())
+        async with Engine.open(settings_of(tmp_path)) as engine:
+            await settled(engine)
+            await erased(engine)
+            assert not known_words(engine)
+            assert not due.exists()
+
+
 async def test_what_cannot_be_marked_as_due_is_not_deleted(tmp_path: Path, tiny: TinyModel) -> None:
     """A kill behind the deletion would leave it in the indexes for good."""
     async with Engine.open(settings_of(tmp_path)) as engine:

@@ -270,7 +270,7 @@ class Engine:
         if self.reranker is not None:
             self.background.spawn("reranker", self.reranker.run)
         await self.semantics.start(self.indexer, self.retriever)
-        self.eraser.start()
+        self.eraser.start(self.spaces.values())
         await self.asking.start(self.background)
         self._listen(asyncio.get_running_loop())
         try:

@@ -75,11 +75,19 @@ class Eraser:
         self._stale: dict[int, int] = {}
         self._rewriting = asyncio.Lock()
 
-    def start(self) -> None:
-        """Take up what was due when the last engine ended."""
+    def start(self, spaces: Collection[int]) -> None:
+        """Take up what was due when the last engine ended; `spaces` are the namespaces that there are."""
         if self._due.exists():
-            self._stale = {int(space): 0 for space in self._due.read_text().split() if space.isdigit()}
+            self._stale = dict.fromkeys(self._marked(spaces), 0)
             self._erase_later()
+
+    def _marked(self, spaces: Collection[int]) -> Collection[int]:
+        known = {str(space).encode(): space for space in spaces}
+        try:
+            return {known[mark] for mark in self._due.read_bytes().split()}
+        except (KeyError, OSError):
+            # Whose a damaged mark was nobody knows.
+            return spaces
 
     async def close(self) -> None:
         """Wait until all that was begun is deleted."""
@@ -126,7 +134,8 @@ class Eraser:
         try:
             with self._marking, self._due.open("a") as file:
                 self._marks += 1
-                file.writelines(f"{space}\n" for space in spaces)
+                # What a full disk has cut short ends before it.
+                file.writelines(f"\n{space}\n" for space in spaces)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
