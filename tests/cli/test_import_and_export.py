@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from clients import COMMAND, WAIT_S
 from homes import Home, home
+
+from tracebank.cli.output import writing
 
 LEAST = {"trace_id": "least", "namespace": "default", "task": "Nothing else", "outcome": "unknown", "occurred_at": "2026-01-01T00:00:00Z"}
 EVERYTHING = {
@@ -158,6 +161,23 @@ def test_a_file_that_cannot_be_read_is_told_before_anything_is_stored(shared: Ho
     assert shared.run("export", "-n", namespace).out == ""
 
 
+def test_a_file_that_cannot_be_read_to_its_end_is_told_with_what_is_in(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """Whoever imports the rest knows where to begin."""
+    (tmp_path / "good").write_bytes(lines_of([{"task": "good"}]))
+    unreadable = Path("/proc/self/mem")
+    if not unreadable.exists():
+        pytest.skip("there is no file whose beginning cannot be read")
+    done = shared.run("import", str(tmp_path / "good"), str(unreadable), "-n", namespace)
+    assert (done.code, said(done.errors)) == (1, f"tracebank: {unreadable} cannot be read: Input/output error; 1 traces were stored before")
+
+
+def test_standard_input_that_is_closed_is_told_in_a_line(shared: Home) -> None:
+    """As a shell's `<&-` or a service leaves it."""
+    command = ["sh", "-c", f"exec {shlex.quote(COMMAND)} import - <&-"]
+    done = subprocess.run(command, env=dict(shared.environment), capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (1, "tracebank: standard input cannot be read: it is closed\n")
+
+
 def test_nothing_to_import_is_no_error(shared: Home) -> None:
     """An empty file is a file of no traces."""
     done = shared.run("import", "-")
@@ -282,19 +302,32 @@ def test_an_export_of_a_store_that_cannot_be_opened_leaves_the_file_as_it_was(fr
 
 
 def test_an_exports_file_is_private_unless_its_owner_has_said_otherwise(shared: Home, tmp_path: Path, namespace: str) -> None:
-    """A file that is there keeps its permissions, and a link to it stays one; what a kill has left is replaced."""
+    """A file that is there keeps its permissions, and a link to it stays one; nothing else is touched, or left."""
     shared.run("import", "-", "-n", namespace, given=lines_of(TRACES))
     there, new, link = tmp_path / "there.jsonl", tmp_path / "new.jsonl", tmp_path / "link.jsonl"
     there.write_text("former", encoding="utf-8")
     there.chmod(0o640)
     link.symlink_to(there)
-    (tmp_path / "new.jsonl.part").write_text("torn", encoding="utf-8")
+    (tmp_path / "new.jsonl.part").write_text("somebody's own", encoding="utf-8")
     for file in (link, new):
         assert shared.run("export", "-n", namespace, "-o", str(file)).code == 0
     assert link.is_symlink()
     assert there.read_bytes() == new.read_bytes() == shared.run("export", "-n", namespace).out.encode()
     assert (there.stat().st_mode & 0o777, new.stat().st_mode & 0o777) == (0o640, 0o600)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "new.jsonl", "there.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "new.jsonl", "new.jsonl.part", "there.jsonl"]
+    assert (tmp_path / "new.jsonl.part").read_text(encoding="utf-8") == "somebody's own"
+
+
+def test_of_two_exports_to_one_file_each_is_whole(tmp_path: Path) -> None:
+    """The later one to end stays."""
+    file = tmp_path / "out.jsonl"
+    with writing(file) as first:
+        first.write("first")
+        with writing(file) as second:
+            second.write("second")
+        assert file.read_text(encoding="utf-8") == "second"
+    assert file.read_text(encoding="utf-8") == "first"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_an_export_onto_a_full_disk_says_so_in_a_line(shared: Home, small_disk: Path, namespace: str) -> None:
@@ -327,6 +360,7 @@ def test_an_export_to_a_device_or_a_pipe_is_written_there(shared: Home, tmp_path
     shared.run("import", "-", "-n", namespace, given=lines_of(TRACES))
     wanted = shared.run("export", "-n", namespace).out
     assert shared.run("export", "-n", namespace, "-o", "/dev/stdout").out == wanted
+    assert shared.run("export", "-n", namespace, "-o", "-").out == wanted
     assert shared.run("export", "-n", namespace, "-o", "/dev/null").out == ""
     file = tmp_path / "appended"
     file.write_text("before\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,12 @@ from tracebank.errors import EngineError
 
 @contextmanager
 def writing(path: Path | None) -> Iterator[TextIO]:
-    """Yield what is written to a file (None: standard output). Only with the body's success is a regular file replaced.
+    """Yield what is written to a file (None or -: standard output). Only with the body's success is a regular file replaced.
 
     Raises: EngineError where it cannot be written; BrokenPipeError where its reader has left.
     """
     try:
-        if path is None or _is_standard_output(path):
+        if path is None or str(path) == "-" or _is_standard_output(path):
             yield sys.stdout
             sys.stdout.flush()
         elif path.exists() and not path.is_file():
@@ -47,11 +48,9 @@ def _is_standard_output(path: Path) -> bool:
 def _replacing(path: Path) -> Iterator[TextIO]:
     """Write a file beside the other one, and put it in its place when all of it is on the disk."""
     before = _writable(path)
-    part = path.with_name(path.name + ".part")
-    # What a kill has left.
-    part.unlink(missing_ok=True)
     # It holds memories: who else may read them is for its owner to say, as he has for a file that is there.
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    descriptor, name = tempfile.mkstemp(prefix=".tracebank-", suffix=".part", dir=path.parent)
+    part = Path(name)
     try:
         with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
             yield file

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tracebank import link
 from tracebank.cli.base import OnlyNamespaceOption, command, err
 from tracebank.cli.output import writing
-from tracebank.errors import EngineEndedError, EngineError
+from tracebank.errors import EngineEndedError, EngineError, TracebankError
 from tracebank.remote import Call, engine, last
 
 Line = tuple[int, str]
@@ -39,16 +39,21 @@ async def import_(
         try:
             async with engine() as call:
                 reading = progress.add_task("stored", total=None)
-                for name, lines in sources:
-                    for batch, too_long in _batches(lines):
-                        result = await last(call("import", lines=batch, namespace=namespace))
-                        errors = sorted((*result["errors"], *too_long), key=lambda error: error[0])
-                        stored += result["stored"]
-                        failed += len(errors)
-                        place = f"line {max(number for number, _ in (*batch, *too_long))} of {name}"
-                        progress.update(reading, completed=stored)
-                        for number, problem in errors:
-                            print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
+                try:
+                    for name, lines in sources:
+                        for batch, too_long in _batches(lines):
+                            result = await last(call("import", lines=batch, namespace=namespace))
+                            errors = sorted((*result["errors"], *too_long), key=lambda error: error[0])
+                            stored += result["stored"]
+                            failed += len(errors)
+                            place = f"line {max(number for number, _ in (*batch, *too_long))} of {name}"
+                            progress.update(reading, completed=stored)
+                            for number, problem in errors:
+                                print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
+                except EngineEndedError:
+                    raise
+                except TracebankError as error:
+                    raise EngineError(f"{error}; {stored} traces were stored before") from error
                 progress.update(reading, total=stored)
                 indexed = await _follow_indexing(call, progress)
         except EngineEndedError as error:
@@ -68,12 +73,22 @@ async def import_(
 
 
 def _open(name: str, stack: ExitStack) -> Iterator[Line]:
+    if name == "-" and sys.stdin is None:
+        raise EngineError("standard input cannot be read: it is closed")
     try:
         file: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 - the stack closes it
     except OSError as error:
         raise EngineError(f"{name} cannot be read: {error.strerror}") from error
     stack.enter_context(file)
-    return _lines(file)
+    return _readable(name, _lines(file))
+
+
+def _readable(name: str, lines: Iterator[Line]) -> Iterator[Line]:
+    """Yield the same lines. Raises: EngineError where the file cannot be read to its end."""
+    try:
+        yield from lines
+    except OSError as error:
+        raise EngineError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _lines(file: BinaryIO) -> Iterator[Line]:
@@ -134,7 +149,7 @@ async def _follow_indexing(call: Call, progress: Progress) -> dict[str, Any]:
 @command
 async def export(
     namespace: OnlyNamespaceOption = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; default: standard output.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; default, and -: standard output.")] = None,
 ) -> None:
     """Export every trace as JSON Lines, in the form that import takes."""
     async with engine() as call:
