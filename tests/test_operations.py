@@ -406,6 +406,10 @@ async def test_the_doctor_tells_settings_that_are_wrong_or_have_no_effect(
         assert says.startswith("Language model m has no key: set THE_KEY")
         monkeypatch.setenv("THE_KEY", "secret")
         assert await found() == (True, "valid and in use")
+        file.write_text('data_dir = "/elsewhere"\n' + text)
+        well, says = await found()
+        assert not well
+        assert says.startswith(f"data_dir in {file} has no effect")
         file.write_text('namespace = "other"\n' + text.replace("= 0", "= 1"))
         well, says = await found()
         assert not well

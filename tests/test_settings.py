@@ -114,6 +114,9 @@ def test_the_list_of_tools_is_a_comma_list_in_the_environment(directory: Path, m
         ("TRACEBANK_NAMESPACE__X", "3", "setting namespace: there is no such section (it is in TRACEBANK_NAMESPACE__X)"),
         ("TRACEBANK_LLM__DAILY_USD", "inf", "setting llm.daily_usd: Input should be a finite number, not 'inf'"),
         ("TRACEBANK_LLM__DAILY_USD", "1e300", "setting llm.daily_usd: Input should be less than or equal to 1000000000, not '1e300'"),
+        ("TRACEBANK_EMBEDDING__CACHE_DIR", "~nosuchuser/x", "setting embedding.cache_dir: begins with the home directory of a user who"),
+        ("TRACEBANK_COMPRESSION__TOKEN_MODEL", "~nosuchuser/x", "setting compression.token_model: begins with the home directory of"),
+        ("TRACEBANK_LLM__PROVIDERS", '[{"model": "m", "ca_file": "~nosuchuser/x"}]', "setting llm.providers.0.ca_file: begins"),
         ("TRACEBANK_INDEX__CHUNK_OVERLAP_TOKENS", "80", "setting index.chunk_overlap_tokens: must be at most 56, half of chunk"),
     ],
 )  # fmt: skip
@@ -132,6 +135,34 @@ def test_a_file_that_is_no_toml_is_named(directory: Path, text: bytes) -> None:
     (directory / "tracebank.toml").write_bytes(text)
     with pytest.raises(SettingsError, match=r"tracebank\.toml is not valid TOML"):
         load_settings(directory)
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 3_000, None, '[embedding]\ncache_dir = "a\\u0000b"'])
+def test_a_file_that_cannot_have_an_effect_is_refused(directory: Path, text: str | None) -> None:
+    """Somebody wrote it because he meant it."""
+    file = directory / "tracebank.toml"
+    file.mkdir() if text is None else file.write_text(text)
+    with pytest.raises(SettingsError, match=r"tracebank\.toml"):
+        load_settings(directory)
+
+
+def test_what_is_wrong_outside_the_file_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home directory that nobody has, and brackets without an end."""
+    with pytest.raises(SettingsError, match=r"^setting data_dir: .* ~nosuchuser/x"):
+        load_settings(Path("~nosuchuser/x"))
+    monkeypatch.setenv("TRACEBANK_LLM", "[" * 100_000)
+    with pytest.raises(SettingsError, match="too many brackets"):
+        load_settings()
+
+
+def test_every_whole_number_is_one_that_a_database_can_hold(directory: Path) -> None:
+    """What it cannot fails later, and for ever."""
+    for section, model in _sections():
+        for name, field in model.model_fields.items():
+            if field.annotation is int:
+                (directory / "tracebank.toml").write_text(f"[{section}]\n{name} = {2**63}\n")
+                with pytest.raises(SettingsError, match=rf"setting {section}\.{name}: Input should be less than or equal to"):
+                    load_settings(directory)
 
 
 def test_what_belongs_to_the_environment_only_is_no_unknown_setting(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from tracebank.errors import InputError, SettingsError
 from tracebank.forgetting import forget as forget_traces
 from tracebank.records import Trace, check_id, shown
 from tracebank.reporting import examine, keys_missing, report
-from tracebank.settings import Settings, load_settings
+from tracebank.settings import Settings, load_settings, said_in_vain
 from tracebank.store import lesson_groups, outbox, traces
 from tracebank.store.outbox import Sink
 
@@ -152,6 +152,7 @@ def _settings_found(engine: Engine) -> tuple[str, bool, str]:
     try:
         # By name only: a value may be nobody else's business.
         changed = [name for name, value in _flat(load_settings(engine.settings.data_dir)) if value != used[name]]
+        problems += said_in_vain(engine.settings.data_dir)
         if changed:
             problems.append(f"{', '.join(changed)} changed since the engine started: `tracebank stop`, and the next client starts it anew")
     except SettingsError as error:

@@ -1,6 +1,6 @@
 """All settings, typed, and how they are read."""
 
-from tracebank.settings.loading import load_settings
+from tracebank.settings.loading import load_settings, said_in_vain
 from tracebank.settings.sections import (
     CacheSettings,
     ChromaSettings,
@@ -32,4 +32,5 @@ __all__ = [
     "Settings",
     "TokenSettings",
     "load_settings",
+    "said_in_vain",
 ]

@@ -29,17 +29,26 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 
     Raises: SettingsError, naming the setting, its value and where to change it.
     """
-    directory = data_dir.expanduser().absolute() if data_dir else Path(default_data_dir())
+    try:
+        directory = data_dir.expanduser().absolute() if data_dir else Path(default_data_dir())
+    except RuntimeError as error:
+        raise SettingsError(f"setting data_dir: {error}, for {data_dir}") from error
     file = directory / CONFIG_NAME
 
     class SettingsOfDirectory(Settings):
         model_config = SettingsConfigDict(toml_file=file)
 
+    if file.is_dir():
+        raise SettingsError(f"{file} is a directory: move it away, or put a file there")
     wrong = _unknown_sections()
     try:
         settings = SettingsOfDirectory(data_dir=directory, **flags)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{file}, or a variable that begins with TRACEBANK_, has too many brackets within each other") from error
     except UnreadableVariable as error:
         raise SettingsError(f"{error}: write it as JSON, or set its parts, such as TRACEBANK_RETRIEVAL__K=3") from error
     except ValidationError as error:
@@ -47,6 +56,14 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
     if wrong:
         raise SettingsError("; ".join(wrong))
     return settings
+
+
+def said_in_vain(data_dir: Path) -> list[str]:
+    """Return what the file of a data directory says without any effect, for `doctor`. The file can be read (see `load_settings`)."""
+    file = data_dir / CONFIG_NAME
+    if not file.exists() or "data_dir" not in tomllib.loads(file.read_text(encoding="utf-8")):
+        return []
+    return [f"data_dir in {file} has no effect, because that is where the file lies: take it out, and set TRACEBANK_DATA_DIR"]
 
 
 def _unknown_sections() -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tracebank.errors import InputError
@@ -25,6 +25,20 @@ def _is_reachable(address: str) -> bool:
         return False
 
 
+def _with_a_home(path: str) -> str:
+    """Return a path whose beginning, ~ or ~user, stands for a directory. Raises: ValueError."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with the home directory of a user who is not known") from None
+    if "\0" in path:
+        raise ValueError("must have no null character")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_with_a_home)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -37,7 +51,7 @@ class EmbeddingSettings(_Section):
     device: str = Field("auto", description="auto (questions on the processor, many documents on an accelerator), cpu, cuda, mps")
     engine: Literal["auto", "onnx", "torch"] = Field("auto", description="ONNX Runtime where the model can be exported, else torch")
     precision: Literal["auto", "int8", "fp32"] = Field("auto", description="auto: int8 where its vectors passed a check, else fp32")
-    cache_dir: str = Field("", description="where exported models are kept; empty: models/ in the data directory")
+    cache_dir: PathText = Field("", description="where exported models are kept; empty: models/ in the data directory")
     batch_tokens: int = Field(0, ge=0, le=1_000_000, description="padded tokens in one batch; 0: what suits the device")
     query_prompt: str = Field("", max_length=2_000, description="put before a question; empty: the model's own")
     query_prompt_name: str = Field("", description="which of the model's own prompts that is; empty: its query prompt, if any")
@@ -57,7 +71,7 @@ class IndexSettings(_Section):
     compression: Literal["off", "auto"] | Annotated[int, Field(ge=8, le=100_000)] = Field(
         "auto", description="numbers of a vector in the index of a large namespace; auto: a quarter, if that finds as much; off: all"
     )
-    compression_from: int = Field(50_000, ge=200, description="texts that make a namespace large")
+    compression_from: int = Field(50_000, ge=200, le=1_000_000_000, description="texts that make a namespace large")
     linger_ms: int = Field(40, ge=0, le=10_000, description="how long a new trace waits for company before it is indexed")
 
     @field_validator("chunk_overlap_tokens")
@@ -126,7 +140,7 @@ class CompressionSettings(_Section):
     head_ratio: float = Field(0.6, ge=0, le=1, description="share of the budget for the beginning when the middle is cut")
     head_share: float = Field(0.2, ge=0, le=1, description="share of the budget that instructions at the beginning may take")
     model_wait_s: float = Field(5.0, ge=0, le=120, description="how long a cut waits for a model that is still loading")
-    token_model: str = Field("", description="directory of a token classifier (LLMLingua-2) that says which words can go; empty: none")
+    token_model: PathText = Field("", description="directory of a token classifier (LLMLingua-2) that says which words can go; empty: none")
     originals_bytes: int = Field(64 * 1_048_576, ge=0, le=2**40, description="bytes of whole prompts that are kept for `keep_original`")
     originals_age_s: float = Field(
         7 * 86_400.0, gt=0, le=3_153_600_000, description="seconds that a whole prompt is kept after its last use"
@@ -148,9 +162,11 @@ class ProviderSettings(_Section):
     key_variable: str = Field(
         "", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", description="environment variable that holds the key; empty: none is sent"
     )
-    ca_file: str = Field("", description="file of certificates (PEM) to trust besides the public ones")
-    context_tokens: int = Field(32_000, ge=256, description="what the model reads and writes at most; a longer prompt is compressed")
-    max_output_tokens: int = Field(2_000, ge=1, description="what an answer may have")
+    ca_file: PathText = Field("", description="file of certificates (PEM) to trust besides the public ones")
+    context_tokens: int = Field(
+        32_000, ge=256, le=1_000_000_000, description="what the model reads and writes at most; a longer prompt is compressed"
+    )
+    max_output_tokens: int = Field(2_000, ge=1, le=1_000_000_000, description="what an answer may have")
     json_schema: bool = Field(True, description="whether the provider takes a JSON schema; else the prompt asks for it")
     usd_per_million_tokens_in: float = Field(0.0, ge=0, le=1_000_000, description="price of what it reads; 0: free, such as a local model")
     usd_per_million_tokens_out: float = Field(0.0, ge=0, le=1_000_000, description="price of what it writes")
@@ -186,7 +202,7 @@ class LlmSettings(_Section):
     """Language models. Without a provider there are none, and nothing is ever sent."""
 
     providers: tuple[ProviderSettings, ...] = Field((), description="in the order in which they are asked; empty: off")
-    daily_tokens: int = Field(1_000_000, ge=0, description="tokens in and out that all of them may use in one day (UTC)")
+    daily_tokens: int = Field(1_000_000, ge=0, le=2**50, description="tokens in and out that all of them may use in one day (UTC)")
     daily_usd: float = Field(5.0, ge=0, le=1_000_000_000, description="US dollars that all of them may cost in one day (UTC)")
     attempts: int = Field(4, ge=1, le=10, description="how often a provider is asked before the next one is")
     backoff_s: float = Field(0.5, gt=0, le=60, description="the first pause between attempts is up to this long, each next up to twice")
@@ -197,7 +213,7 @@ class LlmSettings(_Section):
     pool_timeout_s: float = Field(60.0, gt=0, description="seconds of waiting for one of the connections to be free")
     attempt_timeout_s: float = Field(180.0, gt=0, description="seconds for one attempt as a whole, however slowly bytes come")
     connections: int = Field(10, ge=1, le=100, description="connections kept open to each provider")
-    breaker_failures: int = Field(5, ge=1, description="failures in a row after which a provider is left alone")
+    breaker_failures: int = Field(5, ge=1, le=1_000_000, description="failures in a row after which a provider is left alone")
     breaker_pause_s: float = Field(30.0, gt=0, description="seconds for which it is left alone")
     cache: int = Field(0, ge=0, le=1_000_000, description="answers kept for equal prompts; 0: none")
     cache_ttl_s: float = Field(3_600, gt=0, allow_inf_nan=True, description="seconds that an answer is kept")
