@@ -172,10 +172,13 @@ async def test_a_record_of_another_shape_in_the_journal_is_left_out(tmp_path: Pa
     first, *others = segment.read_text().splitlines(keepends=True)
     newer = json.loads(others[-1])
     newer["steps"][0]["mood"] = "good"
-    segment.write_text("".join([first, *others[:-1], json.dumps(newer), "\n", '["steps"]\n', "{}\n"]))
+    odd = [{"namespace": [1]}, {"task": 5}, {"task": "\ud800"}, {"first": 2**64}, {"at_ms": "1"}, {"steps": [{"action": {}}]}]
+    odd += [{"steps": [{"action": "a", "ok": "yes"}]}, {"steps": [{"action": "a", "duration_ms": []}]}]
+    lines = [newer, ["steps"], {}, *(json.loads(first) | fields for fields in odd)]
+    segment.write_text("".join([first, *others[:-1], *(json.dumps(line) + "\n" for line in lines)]))
     async with Engine.open(settings_of(tmp_path / "killed", learning=LATE)) as engine:
         assert engine.learner.episodes.step_log.open[episode_id].steps == 1
-    assert [record.message.count("of another shape: it is left out") for record in caplog.records if "shape" in record.message] == [1] * 3
+    assert [record.message.count("of another shape: it is left out") for record in caplog.records if "shape" in record.message] == [1] * 11
 
 
 async def test_an_episode_that_is_open_when_its_engine_leaves_is_open_in_the_next(tmp_path: Path) -> None:

@@ -271,7 +271,22 @@ def _size_bytes(step: Step) -> int:
 def _records(found: Iterable[Mapping[str, Any]]) -> Iterator[StepRecord]:
     for raw in found:
         try:
-            yield StepRecord(**{**raw, "steps": tuple(Step(**step) for step in raw["steps"])})
-        except (TypeError, KeyError) as error:
+            record = StepRecord(**{**raw, "steps": tuple(Step(**step) for step in raw["steps"])})
+            _check(record)
+            yield record
+        except (TypeError, KeyError, ValueError) as error:
             # A newer Tracebank may have written it; one line must not keep the engine from starting.
             log.warning("the journal has a record of another shape: it is left out (%s)", error)
+
+
+def _check(record: StepRecord) -> None:
+    """Raise TypeError or ValueError for what the store cannot take."""
+    texts = [record.episode_id, record.namespace, record.task]
+    texts += [text for step in record.steps for text in (step.action, step.observation, step.thought)]
+    "".join(texts).encode()
+    for number in (record.started_at_ms, record.at_ms, record.first):
+        if type(number) is not int or abs(number) >= 2**63:
+            raise TypeError(f"not a whole number: {shown(number)}")
+    for step in record.steps:
+        if not isinstance(step.ok, bool | None) or not isinstance(step.duration_ms, int | float | None):
+            raise TypeError(f"not whether it went well, or not how long it took: {shown(step.ok)}, {shown(step.duration_ms)}")
