@@ -16,6 +16,7 @@ from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine
 from tracebank.errors import IndexFaultError, ModelLoadError
 from tracebank.index import ChromaVectorIndex
+from tracebank.model_change import ModelChange
 from tracebank.reporting import examine, report
 from tracebank.settings import EmbeddingSettings
 from tracebank.store import outbox
@@ -228,6 +229,25 @@ async def test_a_new_index_that_cannot_be_written_does_not_take_over(tmp_path: P
         await changed(engine)
         assert "the index of next cannot be filled" in engine.problems["model change"]
         assert (engine.embedding.name, await first(engine, "task 7")) == ("former", ("t7", True))
+
+
+@pytest.mark.parametrize("error", [IndexFaultError("it is broken"), ValueError("a fault of our own")])
+async def test_nothing_waits_for_a_change_that_has_failed(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Whatever it was: what is stored afterwards is queued for no index that nobody fills."""
+
+    async def failing(self: ModelChange) -> None:
+        raise error
+
+    monkeypatch.setattr(ModelChange, "_check", failing)
+    await filled(tmp_path)
+    async with opened(tmp_path, "next") as engine:
+        await warm(engine)
+        await changed(engine)
+        assert engine.problems["model change"] == str(error)
+        await engine.add({"task": "stored meanwhile", "trace_id": "late"}, engine.session())
+        assert await engine.store.read(lambda db: outbox.waiting(db, "vectors_next")) == 0
 
 
 async def test_a_change_that_is_begun_anew_uses_nothing_of_an_earlier_one(

@@ -45,7 +45,7 @@ class ModelChange:
         self._between_searches, self._serve = between_searches, serve
 
     async def run(self) -> None:
-        """Bring the change to its end. Raises: TracebankError; the present model goes on, and nothing is left of this."""
+        """Bring the change to its end. Raises: whatever keeps it from that; the present model goes on, and nothing is left of this."""
         index: ChromaVectorIndex | None = None
         self.embedding.start()
         try:
@@ -62,11 +62,14 @@ class ModelChange:
             await self._exchange(meaning)
         except BaseException as error:
             self._indexer.detach("vectors_next")
-            if isinstance(error, TracebankError):
-                await self._store.write(models.drop_next)
-            await self.embedding.close()
-            if index is not None:
-                index.close()
+            try:
+                # Cancelled, it goes on at the next start.
+                if isinstance(error, Exception):
+                    await self._store.write(models.drop_next)
+            finally:
+                await self.embedding.close()
+                if index is not None:
+                    index.close()
             raise
 
     async def _check(self) -> None:
