@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from samples import by_chunk, by_row, indexed
 
+from tracebank.errors import IndexFaultError
 from tracebank.index import TantivyWordIndex, WordHits
 from tracebank.index.analysis import query_terms
 from tracebank.records import Filters, Outcome
@@ -280,7 +281,47 @@ def test_an_index_that_is_emptied_while_a_copy_is_filled_stays_empty(index: Tant
     assert rows_for(index, "osprey") == []
 
 
-@pytest.mark.parametrize("killed", ["while it was filled", "when it was whole", "when the former was gone"])
+@pytest.mark.parametrize("renamed", ["1", "1.whole"])
+def test_a_copy_that_cannot_take_the_place_never_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: str) -> None:
+    """It lacks what is written afterwards; the namespace stays as it was."""
+    index = TantivyWordIndex(tmp_path)
+    index.mark_filled()
+    index.apply(1, [indexed(1, "osprey")], [])
+    index.begin_copy(1)
+    index.fill_copy(1, [indexed(1, "osprey")])
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name == renamed and not target.name.endswith(".filling"):
+            raise OSError("it is in use")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", failing)
+        with pytest.raises(IndexFaultError, match="it is in use"):
+            index.exchange_copy(1)
+    index.apply(1, [indexed(2, "another osprey")], [])
+    assert sorted(rows_for(index, "osprey")) == [1, 2]
+    index.close()
+    index = TantivyWordIndex(tmp_path)
+    assert sorted(rows_for(index, "osprey")) == [1, 2]
+    index.close()
+
+
+def test_a_directory_that_is_no_copy_takes_no_place(tmp_path: Path) -> None:
+    """As somebody, or a file system that was mended, may leave one."""
+    index = TantivyWordIndex(tmp_path)
+    index.mark_filled()
+    index.apply(1, [indexed(1, "osprey")], [])
+    index.close()
+    (tmp_path / "1.whole" / "chunks").mkdir(parents=True)
+    index = TantivyWordIndex(tmp_path)
+    assert rows_for(index, "osprey") == [1]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1"]
+    index.close()
+
+
+@pytest.mark.parametrize("killed", ["while it was filled", "when it was whole", "when the former was moved", "when the former was gone"])
 def test_a_kill_leaves_the_namespace_or_its_whole_copy(tmp_path: Path, killed: str) -> None:
     """Never neither, and nothing lies around."""
     index = TantivyWordIndex(tmp_path)
@@ -294,6 +335,8 @@ def test_a_kill_leaves_the_namespace_or_its_whole_copy(tmp_path: Path, killed: s
     copied.close()
     (tmp_path / "elsewhere" / "1").rename(copy)
     shutil.rmtree(tmp_path / "elsewhere")
+    if killed == "when the former was moved":
+        home.rename(tmp_path / "1.former")
     if killed == "when the former was gone":
         shutil.rmtree(home)
     index = TantivyWordIndex(tmp_path)

@@ -38,6 +38,11 @@ class WordField:
         self._look()
         self._writer: tantivy.IndexWriter | None = None
 
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Return whether there is one."""
+        return directory.is_dir() and tantivy.Index.exists(str(directory))
+
     def write(self, rows: Sequence[int], texts: Sequence[tuple[int, str, IndexedTrace]]) -> None:
         """Replace everything of the rows by the numbered texts, in one commit."""
         if self._writer is None:

@@ -10,6 +10,7 @@ written anew: a copy beside it is filled while it is searched, and what is writt
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from collections import OrderedDict
@@ -32,8 +33,8 @@ MAX_WRITERS = 4
 # From here on the whole traces are searched beside the chunks: it takes milliseconds, and handing it to a thread a tenth of one.
 BESIDE_TRACES = 50_000
 SEARCHERS = 2
-# Behind a namespace's number: a copy that is being filled, and one that is whole and takes its place.
-FILLING, WHOLE = ".filling", ".whole"
+# Behind a namespace's number: a copy that is being filled, one that is whole and takes its place, and what it takes that of.
+FILLING, WHOLE, FORMER = ".filling", ".whole", ".former"
 
 Result = TypeVar("Result")
 
@@ -71,10 +72,12 @@ class TantivyWordIndex:
         self._copies: dict[int, _Namespace] = {}
         self._beside = Beside(SEARCHERS, name="whole-traces")
         self._fresh = not prepare_directory(directory, self._format)
-        for copy in directory.glob(f"*{FILLING}"):
-            shutil.rmtree(copy, ignore_errors=True)
         for whole in directory.glob(f"*{WHOLE}"):
-            self._take_place(whole)
+            if WordField.exists(whole / "chunks") and WordField.exists(whole / "traces"):
+                self._take_place(whole)
+        for suffix in (FILLING, WHOLE, FORMER):
+            for left in directory.glob(f"*{suffix}"):
+                shutil.rmtree(left, ignore_errors=True)
 
     @property
     def fresh(self) -> bool:
@@ -145,9 +148,15 @@ class TantivyWordIndex:
             for former in (self._namespaces.pop(namespace, None), self._written.pop(namespace, None)):
                 if former is not None:
                     _guarded(former.release_writers)
-            whole = self._home(namespace, WHOLE)
-            _guarded(lambda: self._home(namespace, FILLING).rename(whole))
-            _guarded(lambda: self._take_place(whole))
+            filling, whole = self._home(namespace, FILLING), self._home(namespace, WHOLE)
+            _guarded(lambda: filling.rename(whole))
+            try:
+                _guarded(lambda: self._take_place(whole))
+            except IndexFaultError:
+                # It lacks what is written from now on, so the next start must not put it there.
+                with contextlib.suppress(OSError):
+                    whole.rename(filling)
+                raise
             return True
 
     def _drop_copy(self, namespace: int) -> None:
@@ -156,10 +165,22 @@ class TantivyWordIndex:
         shutil.rmtree(self._home(namespace, FILLING), ignore_errors=True)
 
     def _take_place(self, whole: Path) -> None:
-        """Put a whole copy where the namespace was: killed anywhere in between, the next start goes on from here."""
-        home = whole.with_suffix("")
-        shutil.rmtree(home, ignore_errors=True)
-        whole.rename(home)
+        """Put a whole copy where the namespace was: killed anywhere in between, the next start goes on from here.
+
+        Raises: OSError; then there is either the namespace or its copy.
+        """
+        home, former = whole.with_suffix(""), whole.with_suffix(FORMER)
+        shutil.rmtree(former, ignore_errors=True)
+        if home.exists():
+            home.rename(former)
+        try:
+            whole.rename(home)
+        except OSError:
+            if former.exists():
+                former.rename(home)
+            raise
+        if former.exists():
+            shutil.rmtree(former)
 
     def _home(self, namespace: int, suffix: str = "") -> Path:
         return self._directory / f"{namespace}{suffix}"
