@@ -222,18 +222,17 @@ LABELS_TOLD_APART, VECTORS_BY_ROW = 10, 11
 async def test_true_is_no_number_in_a_store_of_before_either(tmp_path: Path) -> None:
     """What was written when they were the same is told apart by what the trace says."""
     path = tmp_path / "store.sqlite3"
+    with closing(open_store(path, MIGRATIONS[: LABELS_TOLD_APART - 1])) as db:
+        db.execute("INSERT INTO namespaces (id, name) VALUES (1, 'default')")
+        for row, merged in ((1, "true"), (2, "1")):
+            db.execute(
+                "INSERT INTO traces (id, namespace_id, trace_id, task, content, outcome, occurred_at_ms, metadata, content_hash, "
+                "created_at_ms, updated_at_ms) VALUES (?1, 1, ?1, 't', '', 'unknown', 0, ?2, x'00', 0, 0)",
+                (row, f'{{"merged": {merged}}}'),
+            )
+            db.execute("INSERT INTO labels VALUES (?, 'merged', 1, 1)", (row,))
     store = Store.open(path)
-    a, b = await put(store, trace("a", metadata={"merged": True}), trace("b", metadata={"merged": 1}))
-    # As it was.
-    await store.write(lambda db: db.execute("UPDATE labels SET value = 1 WHERE key = 'merged'"))
-    for table, since in (("traces", "cut"), ("models", "token_probe"), ("outbox", "first_seq")):
-        await store.write(lambda db, table=table, since=since: db.execute(f"ALTER TABLE {table} DROP COLUMN {since}"))
-    for trigger in ("pattern_changes", "outcome_changes", "task_changes"):
-        await store.write(lambda db, trigger=trigger: db.execute(f"DROP TRIGGER {trigger}"))
-    await store.write(lambda db: db.execute(f"PRAGMA user_version = {LABELS_TOLD_APART - 1}"))
-    store.close()
-    store = Store.open(path)
-    for value, row in ((True, a.row), (1, b.row)):
+    for value, row in ((True, 1), (1, 2)):
         filters = Filters(metadata=(("merged", value),))
         assert list(await store.read(lambda db, filters=filters: filtering.matching(db, filters))) == [row]
     store.close()

@@ -299,4 +299,20 @@ MIGRATIONS: tuple[str, ...] = (
     -- The number of the first entry that this one has replaced and that somebody waits for; NULL: its own.
     ALTER TABLE outbox ADD COLUMN first_seq INTEGER;
     """,
+    """
+    -- What a text was cut from, where lossless steps had changed it: once, however often it was cut. bytes counts all of it.
+    CREATE TABLE cut_sources (
+        id INTEGER PRIMARY KEY,
+        text_id TEXT NOT NULL REFERENCES originals (text_id) ON DELETE CASCADE,
+        text TEXT NOT NULL
+    );
+    CREATE INDEX cut_sources_by_text ON cut_sources (text_id);
+    INSERT INTO cut_sources (text_id, text) SELECT DISTINCT text_id, cut_from FROM original_cuts WHERE cut_from IS NOT NULL;
+    ALTER TABLE original_cuts ADD COLUMN source INTEGER;
+    UPDATE original_cuts SET source = (SELECT s.id FROM cut_sources s WHERE s.text_id = original_cuts.text_id AND s.text = cut_from);
+    ALTER TABLE original_cuts DROP COLUMN cut_from;
+    UPDATE originals SET bytes = bytes
+        + (SELECT coalesce(sum(length(CAST(s.text AS BLOB))), 0) FROM cut_sources s WHERE s.text_id = originals.text_id)
+        + (SELECT coalesce(sum(length(c.spans)), 0) FROM original_cuts c WHERE c.text_id = originals.text_id);
+    """,
 )
