@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -259,6 +260,14 @@ def test_a_lesson_with_a_content_alone_is_a_string() -> None:
     assert Lesson(content="x").as_json() == "x"
     assert Lesson(title="t", content="x").as_json() == {"title": "t", "description": "", "content": "x"}
     assert Lesson(title="t", content="x").text == "t\nx"
+
+
+def test_below_its_task_a_lesson_does_not_say_that_task_again() -> None:
+    """An agent pays for each word of a page; what else a description says stays."""
+    lesson = Lesson(title="What push needs first", description="For: Ship the release of…", content="Log in.")
+    assert lesson.below("Ship the  release of Friday") == "What push needs first\nLog in."
+    assert lesson.below("Another task") == lesson.text
+    assert replace(lesson, description="Ship the release").below("Ship the release") == "What push needs first\nShip the release\nLog in."
 
 
 def test_the_searched_text_is_task_lessons_and_content() -> None:

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
@@ -69,6 +69,10 @@ class Limits:
     note_chars: int = 2_000
 
 
+# So begins the description of a lesson that holds for tasks like its own: by itself it says then what it is about.
+FOR_TASK = "For: "
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
     """One distilled memory item (ReasoningBank, arXiv 2509.25140: title, description, content)."""
@@ -81,6 +85,13 @@ class Lesson:
     def text(self) -> str:
         """The lesson as it is indexed and read: its parts, joined."""
         return "\n".join(part for part in (self.title, self.description, self.content) if part)
+
+    def below(self, task: str) -> str:
+        """Return it as it is read below its task: without a description that says that task again."""
+        again = self.description.startswith(FOR_TASK) and " ".join(task.split()).startswith(
+            self.description.removeprefix(FOR_TASK).removesuffix("…").rstrip()
+        )
+        return replace(self, description="").text if again else self.text
 
     def as_json(self) -> str | dict[str, str]:
         """Return the shortest JSON form that `parse_trace` reads back unchanged."""

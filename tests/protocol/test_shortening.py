@@ -94,7 +94,7 @@ def test_the_steps_lead_from_the_original_to_the_result(either: Talk) -> None:
     assert counts[0] == compressed["original_tokens"]
     assert counts[-1] == compressed["tokens"]
     assert counts[1:-1:2] == counts[2::2]
-    assert all(step["name"] for step in compressed["steps"])
+    assert all(step["name"] and step["after"] != step["before"] for step in compressed["steps"])
 
 
 def test_what_was_saved_is_in_the_stats(talk: Talk) -> None:

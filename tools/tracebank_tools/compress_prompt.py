@@ -70,7 +70,12 @@ async def compress_prompt(
             for i, k in enumerate(check_list("keep", () if keep is None else keep, 100))
         ],
     )
-    steps = [Step(name=step.name, before=step.tokens_before, after=step.tokens_after) for step in compressed.steps]
+    steps = [
+        Step(name=step.name, before=step.tokens_before, after=step.tokens_after)
+        for step in compressed.steps
+        # Those that found nothing to do would be most of an answer.
+        if step.tokens_after != step.tokens_before
+    ]
     result = CompressPromptResult(
         text=compressed.text,
         original_tokens=compressed.original_tokens,

@@ -14,7 +14,7 @@ from typing import Protocol
 from anyio import to_thread
 
 from tracebank.learning.analysis import Mistake, Observed, Recovery, one_line
-from tracebank.records import Lesson, Outcome
+from tracebank.records import FOR_TASK, Lesson, Outcome
 from tracebank.steps import Step
 
 MAX_LESSONS = 3
@@ -110,7 +110,7 @@ def _plain(text: str) -> str:
 def _lessons(attempt: Attempt) -> Iterable[Lesson]:
     """Yield lessons, the most useful first: what a failure needed, what leads nowhere, what goes in circles, what worked."""
     observed = attempt.observed
-    when = f"For: {one_line(attempt.task, TASK_CHARS)}"
+    when = f"{FOR_TASK}{one_line(attempt.task, TASK_CHARS)}"
     for recovery in sorted(observed.recoveries, key=lambda r: -r.mistake.times):
         yield Lesson(title=_title(recovery), description=when, content=_advice(recovery))
     for mistake in sorted(observed.dead_ends, key=lambda m: -m.times):

@@ -307,7 +307,8 @@ class _Filler:
 
     def _add_lessons(self, memory: _Memory) -> None:
         for lesson, remark in memory.lessons_to_tell[: CONCISE_LESSONS if self._concise else None]:
-            text = " ".join([self._clipped(lesson.text, CONCISE_LESSON_TOKENS), *([remark] if remark else [])])
+            said = lesson.below(memory.stored.trace.task)
+            text = " ".join([self._clipped(said, CONCISE_LESSON_TOKENS), *([remark] if remark else [])])
             if self._take(f"Lesson: {text}\n"):
                 memory.lessons.append(text)
 
