@@ -38,7 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"caching", "tokens", "metrics", "chunking"}),
     frozenset({"store", "index", "embedding", "meaning", "llm"}),
-    frozenset({"compaction", "retrieval", "compression", "learning", "reasoning", "indexer", "rewriting", "token_basis", "work"}),
+    frozenset({"compaction", "retrieval", "compression", "learning", "reasoning", "indexer", "origin", "rewriting", "token_basis", "work"}),
     frozenset({"answering", "engine", "erasing", "intake", "forgetting", "compressor", "reporting", "model_change", "semantics"}),
     frozenset(
         {

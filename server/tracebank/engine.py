@@ -27,6 +27,7 @@ from anyio import to_thread
 
 from tracebank import __version__, memory
 from tracebank.answering import Asking, Finder, Pages, Retrieved
+from tracebank.answering.asking import CACHE_NAME
 from tracebank.background import Background
 from tracebank.compression import Compressed
 from tracebank.compressor import Compressor
@@ -54,6 +55,7 @@ from tracebank.llm import LlmClient, Spending, World
 from tracebank.locking import DataDirLock, pid_space
 from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
+from tracebank.origin import Origin
 from tracebank.precedence import Precedence
 from tracebank.reasoning import Listener, Reasoned, Reasoner
 from tracebank.records import Filters, Limits, Trace, parse_trace, shown
@@ -61,6 +63,7 @@ from tracebank.retrieval import Page, Reranker, Retriever
 from tracebank.semantics import Semantics
 from tracebank.settings import Settings
 from tracebank.store import Added, Store, StoredTrace, originals, outbox, traces
+from tracebank.store.identity import identity
 from tracebank.tokens import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -110,7 +113,9 @@ class _Startup:
 class Engine:
     """Everything of one data directory. Open it with `Engine.open`; its methods belong to one event loop."""
 
-    def __init__(self, settings: Settings, store: Store, words: TantivyWordIndex, startup: _Startup, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, words: TantivyWordIndex, startup: _Startup, *, clock: Callable[[], float], origin: Origin
+    ) -> None:
         self.settings, self.store, self.words, self.startup = settings, store, words, startup
         self.limits, self.metrics = Limits(), Metrics()
         self._clock = clock
@@ -131,7 +136,9 @@ class Engine:
             came_up=startup.done, serves=self._serves,
             forget_questions=lambda: self.asking.keeper.forget_vectors(),
         )  # fmt: skip
-        self.indexer = Indexer(store=store, words=words, settings=settings.index, metrics=self.metrics, precedence=self._precedence)
+        self.indexer = Indexer(
+            store=store, words=words, settings=settings.index, metrics=self.metrics, precedence=self._precedence, reach=origin.reach
+        )
         self.retriever = Retriever(
             store=store, words=words, embedding=self.embedding, candidates=settings.retrieval.candidates, metrics=self.metrics,
             searching=self._searching, token_spans=self.token_spans,
@@ -247,8 +254,10 @@ class Engine:
             store = Store.open(settings.data_dir / STORE_NAME)
             startup.done("store")
             try:
+                origin = Origin(settings.data_dir / "index")
+                origin.settle(store.read_now(identity), [settings.data_dir / CACHE_NAME])
                 words = TantivyWordIndex(settings.data_dir / "index" / "words")
-                engine = cls(settings, store, words, startup, clock=clock)
+                engine = cls(settings, store, words, startup, clock=clock, origin=origin)
                 async with engine._running():
                     yield engine
             finally:

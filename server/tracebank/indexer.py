@@ -54,7 +54,18 @@ STALLING = (StoreFullError, DataDirError, IndexUnreachableError)
 class Indexer:
     """A loop for each sink, started with `run`."""
 
-    def __init__(self, *, store: Store, words: WordIndex, settings: IndexSettings, metrics: Metrics, precedence: Precedence) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        words: WordIndex,
+        settings: IndexSettings,
+        metrics: Metrics,
+        precedence: Precedence,
+        reach: Callable[[int], None] = lambda seq: None,
+    ) -> None:
+        """Take what it serves. `reach(seq)` is called in a thread before an index takes entries up to that number."""
+        self._reach = reach
         self._store, self._words, self._settings, self._metrics = store, words, settings, metrics
         self.precedence = precedence
         self._meanings: dict[Sink, Meaning] = {}
@@ -242,6 +253,8 @@ class Indexer:
         if entries and meaning:
             # Where it finds no space Chroma never comes back.
             self._look_for_space()
+        if entries:
+            await to_thread.run_sync(self._reach, max(entry.seq for entry in entries), limiter=self._limiter[sink])
         for work in await self._store.read(load) if entries else []:
             with self._metrics.timed(f"index_{sink}"):
                 await self._index_or_set_aside(sink, work, index)
