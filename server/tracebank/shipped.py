@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 FILE = os.path.join(os.path.dirname(__file__), "shipped.json")
 # Those that have a say in what the engine answers, by what their metadata is called.
 PACKAGES = ("mcp", "mcp_types", "pydantic")
-# Settings that change no answer, and that no value of is wrong: who has made a mistake is to hear of it at once.
+# Settings that change no answer, and that no value of is wrong but the home of somebody unknown (~nobody): who has made a mistake is to
+# hear of it at once.
 HARMLESS_VARIABLES = ("TRACEBANK_EMBEDDING__CACHE_DIR", "TRACEBANK_EMBEDDING__MODEL", "TRACEBANK_EMBEDDING__REVISION")
 TOOLS_SECTION = b"[tracebank.tools]"
 
@@ -57,7 +58,8 @@ def made_with(places: list[str]) -> dict[str, Any] | None:
 def _plain(variables: Mapping[str, str]) -> bool:
     """Return whether no variable is a setting of consequence. Settings are read whatever the case of their names."""
     allowed = ("TRACEBANK_NAMESPACE", *HARMLESS_VARIABLES, *link.PLACE_VARIABLES)
-    return all(name.upper() in allowed for name in variables if name.upper().startswith("TRACEBANK_"))
+    ours = {name.upper(): value for name, value in variables.items() if name.upper().startswith("TRACEBANK_")}
+    return all(name in allowed and not (name in HARMLESS_VARIABLES and value.startswith("~")) for name, value in ours.items())
 
 
 def _distributions(place: str) -> Iterator[tuple[str, str, bytes]]:

@@ -74,6 +74,7 @@ def test_what_is_installed_is_found_as_the_engine_finds_it() -> None:
         ("tracebank_llm__providers", PROVIDERS),
         ("Tracebank_Tools", "stats"),
         ("TRACEBANK_RETRIEVAL__K", "0"),
+        ("TRACEBANK_EMBEDDING__CACHE_DIR", "~nosuchuser/x"),
         ("TRACEBANK_RETREIVAL__K", "5"),
     ],
 )
