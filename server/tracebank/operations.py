@@ -101,6 +101,16 @@ async def export(session: Session, namespace: str | None = None) -> Events:
     while page := await session.engine.store.read(partial(traces.page, names=names, after=after, limit=PAGE_TRACES, max_bytes=PAGE_BYTES)):
         yield {"traces": [stored.trace.as_json() for stored in page]}
         after = page[-1].row
+    if not after and (note := await _without_traces(session, namespace)):
+        yield {"traces": [], "note": note}
+
+
+async def _without_traces(session: Session, namespace: str | None) -> str:
+    """Return what to say of a namespace that nothing was found in: whether its name is one that has traces at all."""
+    known = await session.engine.store.read(traces.namespaces)
+    if namespace in (None, *known):
+        return ""
+    return f"namespace {shown(namespace)} has no traces: `tracebank stats store` lists those that have"
 
 
 async def search(session: Session, arguments: Mapping[str, Any]) -> Events:
@@ -119,7 +129,8 @@ async def search(session: Session, arguments: Mapping[str, Any]) -> Events:
 async def forget(session: Session, **criteria: Any) -> Events:
     """Delete traces by id or by namespace, tags, outcome and before; with `dry_run` only say which."""
     done = await forget_traces(session.engine, **criteria)
-    yield {"matched": done.matched, "deleted": done.deleted, "sample": list(done.sample)}
+    note = "" if done.matched else await _without_traces(session, criteria.get("namespace"))
+    yield {"matched": done.matched, "deleted": done.deleted, "sample": list(done.sample), **({"note": note} if note else {})}
 
 
 async def stats(session: Session, section: str = "all") -> Events:

@@ -138,6 +138,16 @@ def test_forget_shows_first_and_deletes_when_told(shared: Home, namespace: str) 
     assert again == {"matched": 0, "deleted": 0, "sample": []}
 
 
+@pytest.mark.parametrize("command", [("export",), ("forget",), ("forget", "--yes")], ids=" ".join)
+def test_a_namespace_that_has_no_traces_is_told(shared: Home, namespace: str, command: tuple[str, ...]) -> None:
+    """It may be misspelt. That is no error: a script may look for what there is not yet."""
+    done = shared.run(*command, "-n", namespace)
+    assert (done.code, done.out) == (0, "")
+    assert f"namespace '{namespace}' has no traces: `tracebank stats store` lists those that have" in " ".join(done.errors.split())
+    shared.run("add", "Mend", "-n", namespace)
+    assert "has no traces" not in shared.run(*command, "-n", namespace).errors
+
+
 def test_forget_takes_a_filter(shared: Home, namespace: str) -> None:
     """Namespace, tags, outcome and time; all of them are to be met."""
     lines = [

@@ -139,6 +139,8 @@ async def forget(
         return
     for item in result["sample"]:
         out.print(plain(f"{item['trace_id']}  {item['task']}"), markup=False, highlight=False)
+    if note := result.get("note"):
+        err.print(plain(note), markup=False, highlight=False)
     if yes:
         err.print(f"{result['deleted']} traces deleted", highlight=False)
     else:

@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tracebank import link
-from tracebank.cli.base import OnlyNamespaceOption, command, err
+from tracebank.cli.base import OnlyNamespaceOption, command, err, plain
 from tracebank.cli.output import writing
 from tracebank.errors import EngineEndedError, EngineError, TracebankError
 from tracebank.remote import Call, engine, last
@@ -156,3 +156,5 @@ async def export(
         with writing(output) as file:
             async for event in call("export", namespace=namespace):
                 file.writelines(json.dumps(trace, ensure_ascii=False) + "\n" for trace in event["traces"])
+                if note := event.get("note"):
+                    err.print(plain(note), markup=False, highlight=False)
