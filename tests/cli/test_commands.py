@@ -126,11 +126,11 @@ def test_forget_shows_first_and_deletes_when_told(shared: Home, namespace: str) 
         shared.run("add", f"A kite to {trace_id}", "--id", trace_id, "-n", namespace)
     shown = shared.run("forget", "drop", "-n", namespace)
     assert (shown.code, shown.out) == (0, "drop  A kite to drop\n")
-    assert "1 traces would be deleted: repeat with --yes" in shown.errors
+    assert "1 trace would be deleted: repeat with --yes" in shown.errors
     assert len(exported(shared, namespace)) == 2
     done = shared.run("forget", "drop", "-n", namespace, "--yes")
     assert done.code == 0
-    assert "1 traces deleted" in done.errors
+    assert "1 trace deleted" in done.errors
     assert [trace["trace_id"] for trace in exported(shared, namespace)] == ["keep"]
     found = json.loads(shared.run("search", "a kite to drop", "-n", namespace, "--json").out)["results"]
     assert [result["trace_id"] for result in found] == ["keep"]
@@ -236,11 +236,11 @@ def test_consolidate_shows_what_belongs_together_and_takes_it_back(fresh: Home) 
     for name in ("a", "b"):
         fresh.run("add", f"Mend kite {name}", "--lesson", "Glue [first].", "--outcome", "success", "--id", name)
     shown = fresh.run("consolidate")
-    assert (shown.code, shown.errors) == (0, "1 groups among 2 lessons; 0 episodes of 0 kinds\n")
+    assert (shown.code, shown.errors) == (0, "1 group among 2 lessons; 0 episodes of 0 kinds\n")
     assert shown.out.splitlines() == ["equal", "  a (success): Glue [first].", "  b (success): Glue [first]."]
     (group,) = json.loads(fresh.run("consolidate", "--json").out)["groups"]
     assert [lesson["trace_id"] for lesson in group["lessons"]] == ["a", "b"]
-    assert fresh.run("consolidate", "--undo").errors == "1 groups of lessons taken back\n"
+    assert fresh.run("consolidate", "--undo").errors == "1 group of lessons taken back\n"
     assert json.loads(fresh.run("consolidate", "--json").out)["groups"] == []
     assert [trace["lessons"] for trace in exported(fresh, "default")] == [["Glue [first]."]] * 2
 
@@ -263,7 +263,7 @@ def test_questions_are_shown_and_forgotten(fresh: Home) -> None:
     fresh.run("search", "the [blue] kite")
     assert fresh.run("questions").out == "1  default: the [blue] kite\n"
     assert json.loads(fresh.run("questions", "--json", "--matching", "*red*").out) == {"questions": []}
-    assert fresh.run("questions", "--forget").errors == "1 questions forgotten\n"
+    assert fresh.run("questions", "--forget").errors == "1 question forgotten\n"
     assert fresh.run("questions").out == ""
 
 
@@ -284,7 +284,7 @@ def test_status_tells_of_the_engine_that_runs_and_stop_ends_it(fresh: Home) -> N
     assert state.keys() == STATUS
     assert (state["running"], state["traces"], state["sessions"], state["data_dir"]) == (True, 1, 0, str(fresh.data_dir))
     assert state["version"] == version("tracebank")
-    assert f"process {state['pid']}" in fresh.run("status").out
+    assert f"process {state['pid']}, version {state['version']}, 0 clients, 1 trace in " in fresh.run("status").out
     assert json.loads(fresh.run("stats", "engine", "--json").out)["engine"]["pid"] == state["pid"]
     stopped = fresh.run("stop")
     assert (stopped.code, stopped.errors) == (0, f"stopped process {state['pid']}\n")

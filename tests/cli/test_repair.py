@@ -56,6 +56,11 @@ def test_an_index_that_is_lost_is_rebuilt_from_the_store(filled: Home, damage: C
     assert filled.run("doctor").code == 0
 
 
+def test_where_there_is_no_advice_the_stats_say_so(filled: Home) -> None:
+    """In a line, and not by an empty box."""
+    assert filled.run("stats", "advice").out == "advice: none\n"
+
+
 def test_a_model_that_cannot_be_loaded_is_told(shared: Home) -> None:
     """The exit status is 1, and what else was examined is told all the same."""
     shared.run("add", "Something to index")

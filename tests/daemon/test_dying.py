@@ -118,7 +118,7 @@ def test_an_import_whose_engine_dies_says_where_to_go_on(here: Place, tmp_path: 
     file.write_text("\n" + "\n".join(lines))
     done = here.run("import", str(file))
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{stored} traces are stored, up to {place} of {file}, and perhaps some of the next 100 lines." in done.stderr
+    assert f"{stored} traces stored, up to {place} of {file}, perhaps with some of the next 100 lines." in done.stderr
     assert len(here.stored()) == min(stored + 100, 202)
 
 

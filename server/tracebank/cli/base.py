@@ -85,6 +85,11 @@ def plain(text: object) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something: "1 trace", "2 traces"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def show_json(value: object) -> None:
     """Print a value for programs."""
     print(json.dumps(value, ensure_ascii=False))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tracebank.cli.base import JsonOption, NamespaceOption, OnlyNamespaceOption, command, err, out, plain, show_json
+from tracebank.cli.base import JsonOption, NamespaceOption, OnlyNamespaceOption, command, counted, err, out, plain, show_json
 from tracebank.errors import InputError
 from tracebank.records import shown
 from tracebank.remote import engine, last
@@ -83,9 +83,11 @@ async def search(
         out.print(plain("  " + result["task"]), markup=False, highlight=False)
         for lesson in result["lessons"]:
             out.print(plain("  • " + lesson.replace("\n", "\n    ")), markup=False, highlight=False)
-        if result["near_equal"]:
+        if equal := result["near_equal"]:
             out.print(
-                plain(f"  {len(result['near_equal'])} more say the same: {', '.join(result['near_equal'])}"), markup=False, highlight=False
+                plain(f"  {len(equal)} more {'says' if len(equal) == 1 else 'say'} the same: {', '.join(equal)}"),
+                markup=False,
+                highlight=False,
             )
     if found["note"] or not found["results"]:
         err.print(plain(found["note"] or "nothing found"), markup=False)
@@ -142,7 +144,7 @@ async def forget(
     if note := result.get("note"):
         err.print(plain(note), markup=False, highlight=False)
     if yes:
-        err.print(f"{result['deleted']} traces deleted", highlight=False)
+        err.print(f"{counted(result['deleted'], 'trace')} deleted", highlight=False)
     else:
         advice = ": repeat with --yes" if result["matched"] else ""
-        err.print(f"{result['matched']} traces would be deleted{advice}", highlight=False)
+        err.print(f"{counted(result['matched'], 'trace')} would be deleted{advice}", highlight=False)

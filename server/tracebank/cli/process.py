@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from tracebank import __version__, link
-from tracebank.cli.base import JsonOption, command, err, out, show_json
+from tracebank.cli.base import JsonOption, command, counted, err, out, show_json
 from tracebank.errors import InputError
 from tracebank.locking import holder_of
 from tracebank.places import default_data_dir
@@ -36,7 +36,7 @@ async def status(as_json: JsonOption = False) -> None:
         elif state["traces"] is None:
             about += ", for a client of its own alone,"
         else:
-            about += f", {state['sessions']} clients, {state['traces']} traces"
+            about += f", {counted(state['sessions'], 'client')}, {counted(state['traces'], 'trace')}"
         out.print(f"running: {about} in {data_dir}", highlight=False)
 
 

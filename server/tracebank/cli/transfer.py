@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tracebank import link
-from tracebank.cli.base import OnlyNamespaceOption, command, err, plain
+from tracebank.cli.base import OnlyNamespaceOption, command, counted, err, plain
 from tracebank.cli.output import writing
 from tracebank.errors import EngineEndedError, EngineError, TracebankError
 from tracebank.remote import Call, engine, last
@@ -59,16 +59,18 @@ async def import_(
         except EngineEndedError as error:
             # An engine may end between storing what was on its way and saying so.
             raise EngineEndedError(
-                f"the engine has ended: {stored} traces are stored, up to {place}, and perhaps some of the next {BATCH_LINES} lines. "
-                "Run the command again with what follows there: of what is stored, lines without a trace_id would come twice"
+                f"the engine has ended: {counted(stored, 'trace')} stored, up to {place}, perhaps with some of the next {BATCH_LINES} "
+                "lines. Run the command again with what follows there: of what is stored, lines without a trace_id would come twice"
             ) from error
     if stalled := indexed.get("stalled"):
-        told = f"{stored} traces imported, but not all can be found yet: {stalled}"
+        told = f"{counted(stored, 'trace')} imported, but not all can be found yet: {stalled}"
     else:
-        told = f"{stored} traces imported and searchable" + (
+        told = f"{counted(stored, 'trace')} imported and searchable" + (
             "" if indexed.get("meaning", True) else f" (by words alone: {indexed['note']})"
         )
-    err.print(told + (f"; {failed} lines were not" if failed else ""), markup=False, highlight=False)
+    err.print(
+        told + (f"; {counted(failed, 'line')} {'was' if failed == 1 else 'were'} not" if failed else ""), markup=False, highlight=False
+    )
     return 1 if failed or stalled else 0
 
 

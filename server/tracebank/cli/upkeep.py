@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tracebank.cli.base import JsonOption, OnlyNamespaceOption, command, err, out, plain, show_json
+from tracebank.cli.base import JsonOption, OnlyNamespaceOption, command, counted, err, out, plain, show_json
 from tracebank.remote import engine, last
 
 
@@ -22,6 +22,9 @@ async def stats(section: Annotated[str, typer.Argument(help="One section, or all
         show_json(figures)
         return
     for name, part in figures.items():
+        if not part:
+            out.print(f"{name}: none", highlight=False)
+            continue
         table = Table("name", "value", title=name, title_justify="left", show_header=False)
         for key, value in part.items() if isinstance(part, dict) else enumerate(part, 1):
             # As text: brackets in a name are no markup.
@@ -57,7 +60,7 @@ async def consolidate(
     if as_json:
         show_json(report)
     elif undo:
-        err.print(f"{report['undone']} groups of lessons taken back", highlight=False)
+        err.print(f"{counted(report['undone'], 'group')} of lessons taken back", highlight=False)
     else:
         for group in report["groups"]:
             out.print(f"[bold]{group['kind']}[/]")
@@ -66,9 +69,9 @@ async def consolidate(
         kinds = report["kinds_of_episodes"]
         for kind in kinds["largest"]:
             rate = "outcome unknown" if kind["success_rate"] is None else f"{kind['success_rate']:.0%} succeeded"
-            out.print(plain(f"{kind['episodes']} episodes ({rate}): {kind['task']}"), markup=False, highlight=False)
-        episodes = f"{kinds['episodes']} episodes of {kinds['kinds']} kinds"
-        err.print(f"{len(report['groups'])} groups among {report['lessons']} lessons; {episodes}", highlight=False)
+            out.print(plain(f"{counted(kind['episodes'], 'episode')} ({rate}): {kind['task']}"), markup=False, highlight=False)
+        episodes = f"{counted(kinds['episodes'], 'episode')} of {counted(kinds['kinds'], 'kind')}"
+        err.print(f"{counted(len(report['groups']), 'group')} among {counted(report['lessons'], 'lesson')}; {episodes}", highlight=False)
 
 
 @command
@@ -84,7 +87,7 @@ async def questions(
     if as_json:
         show_json(told)
     elif forget:
-        err.print(f"{told['forgotten']} questions forgotten", highlight=False)
+        err.print(f"{counted(told['forgotten'], 'question')} forgotten", highlight=False)
     else:
         for question in told["questions"]:
             where = ", ".join(question["namespaces"])
