@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 Say = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 GREETING_TIMEOUT_S = 10.0
+# A greeting has the settings of the client's environment, and what they say of language models may be long.
+MAX_GREETING_BYTES = 4 * 1_048_576
 DRAIN_S = 10.0
 
 
@@ -291,8 +293,18 @@ class Daemon:
 
 async def _first_line(reader: asyncio.StreamReader) -> object:
     """Return what the first line holds, None where that is no JSON or too long. Raises: OSError."""
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) <= MAX_GREETING_BYTES:
+        try:
+            line += await reader.readuntil()
+        except asyncio.LimitOverrunError as error:
+            # It is longer than a stream keeps. That bound is to stay: it is how much of a client's calls is read ahead.
+            line += await reader.readexactly(error.consumed)
+        except asyncio.IncompleteReadError as error:
+            line += error.partial
+            break
     try:
-        return json.loads(await reader.readline())
+        return json.loads(line)
     except (ValueError, RecursionError):
         return None
 

@@ -15,9 +15,6 @@ from typing import Any
 from tracebank import link
 from tracebank.errors import EngineError
 
-# A greeting has the settings of the client's environment, and what they say of language models may be long.
-MAX_GREETING_BYTES = 4 * 1_048_576
-
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -68,5 +65,5 @@ def bound(data_dir: str) -> Iterator[tuple[socket.socket, str]]:
 async def listen(sock: socket.socket, accept: Accept) -> asyncio.Server:
     """Begin to accept connections."""
     if sock.family == socket.AF_INET:
-        return await asyncio.start_server(accept, sock=sock, limit=MAX_GREETING_BYTES)
-    return await asyncio.start_unix_server(accept, sock=sock, limit=MAX_GREETING_BYTES)
+        return await asyncio.start_server(accept, sock=sock)
+    return await asyncio.start_unix_server(accept, sock=sock)
