@@ -69,7 +69,7 @@ ADD_TRACE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 RETRIEVE: dict[str, tuple[dict[str, Any], str]] = {
-    "no query": ({"query": None}, "query: is required. The task at hand in a sentence; of several, the best of each comes first"),
+    "no query": ({"query": None}, "query: is required. The task at hand in a sentence, or several: the best of each"),
     "empty query": ({"query": ""}, "query: must not be empty"),
     "no queries": ({"query": []}, "query: must not be an empty list"),
     "empty second query": ({"query": ["a", ""]}, "query[1]: must not be empty"),

@@ -158,8 +158,8 @@ def test_a_kept_prompt_outlives_a_kill(connect: Connect, own_home: Home, era: Er
 
 
 def test_kept_prompts_are_bounded_by_size_and_by_age(connect: Connect, tmp_path: Path) -> None:
-    """The least recently used goes first; the last one stays, whatever its size."""
-    size = {"TRACEBANK_COMPRESSION__ORIGINALS_BYTES": str(2 * len(PROSE))}
+    """The least recently used goes first; the last one stays, whatever its size. What each cut left out counts, too."""
+    size = {"TRACEBANK_COMPRESSION__ORIGINALS_BYTES": str(5 * len(PROSE) // 2)}
     with home(tmp_path / "small", **size) as small, connect(small) as talk:
         texts = [PROSE.replace("gannet", bird) for bird in ("heron", "egret", "stork")]
         ids = [talk.call("compress_prompt", text=text, max_tokens=300, keep_original=True)["original_id"] for text in texts]

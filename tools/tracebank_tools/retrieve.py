@@ -43,7 +43,7 @@ class RetrieveResult(BaseModel):
 
 async def retrieve(
     ctx: ToolContext,
-    query: Annotated[Any, argument("The task at hand in a sentence; of several, the best of each comes first", anyOf=ONE_OR_MORE)],
+    query: Annotated[Any, argument("The task at hand in a sentence, or several: the best of each", anyOf=ONE_OR_MORE)],
     k: Annotated[Any, argument("Default 5", type="integer", minimum=1, maximum=50)] = None,
     namespace: Annotated[Any, argument("Default: this client's; * for all", anyOf=ONE_OR_MORE)] = None,
     outcome: Annotated[Any, argument("success, failure, partial, unknown", anyOf=ONE_OR_MORE)] = None,
