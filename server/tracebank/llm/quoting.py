@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-# Every tag that a prompt of ours has.
+# Every tag that a prompt of ours has. One run of blanks beside another would be tried in all ways to part them.
 Tag = Literal["task", "plan", "memories", "answer", "problems", "attempt"]
-_TAG = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(get_args(Tag))})\b)", re.IGNORECASE)
+_TAG = re.compile(rf"<(?=\s*(?:/\s*)?(?:{'|'.join(get_args(Tag))})\b)", re.IGNORECASE)
 
 
 def quoted(tag: Tag, text: str) -> str:
