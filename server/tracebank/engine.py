@@ -379,8 +379,7 @@ class Engine:
 
     async def _forget_answers(self, spaces: Collection[int]) -> None:
         self.retriever.forget(spaces)
-        # Which of them quote what was forgotten nobody knows.
-        self.llm.cache.clear()
+        self.llm.forget()
         names = [name for name, space in self.spaces.items() if space in spaces]
         await self.asking.forget(lambda asked: any(asked.covers(name) for name in names))
 

@@ -291,7 +291,7 @@ def check_fraction(name: str, value: object, *, low_open: bool = False) -> float
     return float(value)
 
 
-_DATE = re.compile(r"[\dW-]+")
+_DATE = re.compile(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d")
 _LEAP_SECOND = re.compile(r"(?<=[T ]\d\d:\d\d):60(?!\d)")
 
 

@@ -39,6 +39,24 @@ def ranking_of(*rows: float) -> list[Ranked]:
     return [Ranked(row=int(row), score=row / 10, dense=0.0, lexical=0.0, whole=0.0, passages=()) for row in rows]
 
 
+def behind(ranking: list[Ranked], shown: int) -> Place:
+    """Return the place behind the first ones."""
+    place = Place.behind(ranking, {found.row for found in ranking[:shown]})
+    assert place is not None
+    return place
+
+
+def test_what_was_shown_before_its_turn_is_remembered_until_that_has_come() -> None:
+    """And the page goes on where there is a gap."""
+    ranking = ranking_of(9, 8, 7, 6, 5)
+    place = Place.behind(ranking, {9, 8, 6})
+    assert place == Place(0.8, (8, 9), (6,))
+    cursor = cursor_at(query(), place)
+    assert place_of(query(cursor=cursor)) == place
+    assert Place.behind(ranking, {9, 8, 7, 6}) == Place(0.6, (6, 7, 8))
+    assert Place.behind(ranking, {9, 8, 7, 6, 5}) is None
+
+
 @pytest.mark.parametrize(
     ("now", "left"),
     [
@@ -59,7 +77,7 @@ def ranking_of(*rows: float) -> list[Ranked]:
 )  # fmt: skip
 def test_a_page_goes_on_behind_those_that_were_shown(now: tuple[float, ...], left: tuple[int, ...]) -> None:
     """Whatever was stored and forgotten since; where they are all gone, behind the score of the last one."""
-    place = Place.after(ranking_of(9, 8, 7, 6, 5), 3)
+    place = behind(ranking_of(9, 8, 7, 6, 5), 3)
     assert tuple(found.row for found in ranking_of(*now)[place.index_in(ranking_of(*now)) :]) == left
     assert BEGINNING.index_in(ranking_of(*now)) == 0
 
@@ -69,7 +87,7 @@ def test_a_page_goes_on_behind_those_that_were_shown(now: tuple[float, ...], lef
 def test_one_that_moves_takes_no_other_along(shown: int, moved: int, place_now: int) -> None:
     """By feedback, or an update: nothing that has not been shown is left out, and little is told twice."""
     before = [Ranked(row=row, score=1 - row / 20, dense=0.0, lexical=0.0, whole=0.0, passages=()) for row in range(1, 13)]
-    place = Place.after(before, shown)
+    place = behind(before, shown)
     now = [found for found in before if found is not before[moved]]
     now.insert(place_now, before[moved]._replace(score=1 - (place_now + 1) / 20))
     told = [found.row for found in now[place.index_in(now) :]]
@@ -81,7 +99,7 @@ def test_one_that_moves_takes_no_other_along(shown: int, moved: int, place_now: 
 def test_ties_with_one_that_was_forgotten_are_told() -> None:
     """Of equals those that were stored later follow."""
     tied = [Ranked(row=row, score=0.5, dense=0.0, lexical=0.0, whole=0.0, passages=()) for row in (2, 4, 6, 8)]
-    place = Place.after(tied, 2)
+    place = behind(tied, 2)
     assert [found.row for found in tied[2:][place.index_in(tied[2:]) :]] == [6, 8]
 
 
@@ -94,6 +112,7 @@ def _encoded(value: object) -> str:
     [
         "x", "!!!!", "深い", "AAAA", _encoded(7), _encoded([7]), _encoded({}), _encoded(["7", 1, "x"]), _encoded([5, 1, "x"]),
         _encoded([0.5, "1", "x"]), _encoded([0.5, 1.5, "x"]), _encoded([0.5, True, "x"]), _encoded([0.5, "x"]), _encoded([0.5]),
+        _encoded([0.5, 1, ["2"], "x"]), _encoded([0.5, [2], "x"]), _encoded([0.5, [2], 1, "x"]),
         _encoded([14, 0.5, 1, "x"]), _encoded(None), "[" * 150, base64.urlsafe_b64encode(b"\xff\xfe").decode(),
         "A" * 300, base64.urlsafe_b64encode(b"[" * 99_999).decode(),
     ],

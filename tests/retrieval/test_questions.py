@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tracebank.chunking import word_spans
-from tracebank.retrieval.questions import FIRST_PARTS, LAST_PARTS, PART_TOKENS, all_parts, parts_of
+from tracebank.retrieval.questions import FIRST_PARTS, LAST_PARTS, PART_TOKENS, all_of, parts_of
 
 
 def sentences(first: int, last: int) -> str:
@@ -40,5 +40,5 @@ def test_of_a_very_long_question_the_beginning_and_the_end_are_asked() -> None:
 def test_what_several_questions_share_is_asked_once() -> None:
     """As the same preamble before each."""
     preamble = sentences(0, 60)
-    parts = all_parts([preamble, preamble, "short"], word_spans)
+    parts = all_of(parts_of(text, word_spans) for text in (preamble, preamble, "short"))
     assert parts == [*parts_of(preamble, word_spans), "short"]

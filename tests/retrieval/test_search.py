@@ -28,7 +28,7 @@ from tracebank.retrieval import scoring as scoring_module
 from tracebank.retrieval.context import REACH, SHORT_CHUNKS, lifted
 from tracebank.retrieval.dense import cosines
 from tracebank.retrieval.fusion import by_score, fuse, merge
-from tracebank.retrieval.questions import all_parts
+from tracebank.retrieval.questions import parts_of
 from tracebank.retrieval.scoring import EXACT_TRACES
 from tracebank.scores import NO_SCORES, Scores, numbers_of, row_of
 from tracebank.store import Store, filtering, traces, vectors
@@ -476,7 +476,7 @@ async def test_a_long_question_finds_what_any_part_of_it_asks_for(library: Libra
     """What stands behind the first few hundred tokens is not lost."""
     filler = " ".join(f"Nothing of this is known to anybody, as {i} says." for i in range(60))
     searched = await library.retriever(EVERYTHING).search([f"{filler} {QUESTIONS[1]}"], [1], Filters())
-    parts = all_parts([f"{filler} {QUESTIONS[1]}"], word_spans)
+    parts = parts_of(f"{filler} {QUESTIONS[1]}", word_spans)
     assert len(parts) > 1
     exact = library.exact(parts, [1])
     same(searched.ranking, exact, 5)

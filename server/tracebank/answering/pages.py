@@ -16,7 +16,7 @@ from tracebank.learning import Learner
 from tracebank.learning.applying import unfitting
 from tracebank.records import Query
 from tracebank.retrieval import Page, Ranked, Searched, present
-from tracebank.retrieval.cursor import Place, cursor_at
+from tracebank.retrieval.cursor import BEGINNING, Place, cursor_at
 from tracebank.retrieval.dates import Period, preferred
 from tracebank.retrieval.duplicates import Distinct
 from tracebank.retrieval.fusion import led
@@ -60,23 +60,25 @@ class Pages:
         self._store, self._learner, self._spaces, self._tokenizer = store, learner, spaces, tokenizer
 
     def weighed(self, searched: Searched, periods: Sequence[Period]) -> Searched:
-        """Return what was found with what the question's dates and what is known of each memory add. Raises: StoreError.
-
-        Of several questions the best of each comes first: one that has many would take the whole page.
-        """
+        """Return what was found with what the question's dates and what is known of each memory add. Raises: StoreError."""
         ranking = searched.ranking
         if periods:
             moments = self._store.read_now(lambda db: traces.occurred_at_ms(db, [found.row for found in ranking]))
             ranking = preferred(ranking, periods, moments)
-        return replace(searched, ranking=tuple(led(self._learner.weighed(ranking), searched.leading)))
+        return replace(searched, ranking=self._learner.weighed(ranking))
 
     def write(self, asked: Asked, searched: Searched, names: Sequence[str], *, complete: bool) -> Written:
         """Return the page that is asked for of what was found in these namespaces. Raises: StoreError."""
         query = asked.query
         unknown = self._unknown(query, searched)
         behind = "" if complete else "your latest traces are still being indexed"
-        found, near_equal, end = self._load(searched.ranking, asked.place.index_in(searched.ranking), query.k)
-        note = "; ".join(part for part in (searched.note, behind, unknown, self._more(query, searched, end, names)) if part)
+        # Of several questions the best of each come first, once: on the pages behind, each has its turn.
+        leading = searched.leading if asked.place == BEGINNING else ()
+        order = led([ranked for ranked in searched.ranking if ranked.row not in asked.place.ahead], leading)
+        found, near_equal, end = self._load(order, asked.place.index_in(order), query.k)
+        place = Place.behind(searched.ranking, {*asked.place.ahead, *(ranked.row for ranked in order[:end])})
+        more = "" if place is not None else self._more(query, searched, names)
+        note = "; ".join(part for part in (searched.note, behind, unknown, more) if part)
         context = self._learner.context([stored.row for stored, _, _ in found])
         # Of several questions each has a best of its own; whoever wants everything gets it.
         alone = len(query.texts) == 1 and query.detail == "concise"
@@ -84,9 +86,9 @@ class Pages:
         page = present(
             found, tokenizer=self._tokenizer, max_tokens=query.max_tokens, detail=query.detail, note=note,
             several=len(query.namespaces) != 1, told=context.told, patterns=context.patterns, near_equal=near_equal, unfit=unfit,
-            leading=searched.leading,
+            leading=leading,
         )  # fmt: skip
-        cursor = cursor_at(query, Place.after(searched.ranking, end)) if end < len(searched.ranking) else None
+        cursor = cursor_at(query, place) if place is not None else None
         answer = Retrieved(page=page, namespaces=tuple(names), dense=searched.dense, note=note, next_cursor=cursor)
         return Written(answer=answer, unknown=bool(unknown))
 
@@ -101,9 +103,10 @@ class Pages:
         near_equal = {one[0].row: [other[0].trace.trace_id for other in others] for one, others in distinct if others}
         return [one for one, _ in distinct], near_equal, offset
 
-    def _more(self, query: Query, searched: Searched, end: int, names: Sequence[str]) -> str:
+    def _more(self, query: Query, searched: Searched, names: Sequence[str]) -> str:
         """Return that there is more than can be read on, at the end of what can: whoever asks for all must not take it for that."""
-        if not searched.cut or not end or end < len(searched.ranking):
+        end = len(searched.ranking)
+        if not searched.cut or not end:
             return ""
         spaces = self._spaces()
 

@@ -24,6 +24,7 @@ class LlmClient:
         self._settings, self._world = settings, world
         self._loading = asyncio.Lock()
         self._providers: dict[str, Provider] = {}
+        self._forgotten = 0
         self._flights: Flights[tuple[str, ...], Completion] = Flights()
         self.cache: LruCache[tuple[str, ...], Completion] = LruCache(capacity=settings.cache, ttl_s=settings.cache_ttl_s, clock=world.clock)
 
@@ -105,10 +106,16 @@ class LlmClient:
         return await self._flights.fetch(key, lambda: self._kept(key, request, names))
 
     async def _kept(self, key: tuple[str, ...], request: Request, names: tuple[str, ...]) -> Completion:
+        forgotten = self._forgotten
         completion = await self._asked(request, names)
-        if self._settings.cache:
+        if self._settings.cache and forgotten == self._forgotten:
             self.cache.put(key, completion)
         return completion
+
+    def forget(self) -> None:
+        """Let go of the answers that are kept, and of those to what is being asked: they may quote what somebody wants forgotten."""
+        self._forgotten += 1
+        self.cache.clear()
 
     async def _asked(self, request: Request, names: tuple[str, ...]) -> Completion:
         providers = await self._loaded()

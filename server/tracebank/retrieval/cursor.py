@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from tracebank.errors import InputError
@@ -24,17 +24,23 @@ def _fingerprint(query: Query) -> str:
 class Place(NamedTuple):
     """Where a page begins: behind these `rows` of a ranking, the last one, which has this `score`, first; at the beginning behind none.
 
-    What is stored, forgotten or judged between two pages moves some: the others still tell where the page ended.
+    What is stored, forgotten or judged between two pages moves some: the others still tell where the page ended. `ahead` are the rows
+    that were shown before their turn.
     """
 
     score: float
     rows: tuple[int, ...]
+    ahead: tuple[int, ...] = ()
 
     @classmethod
-    def after(cls, ranking: Sequence[Ranked], behind: int) -> Place:
-        """Return the place behind so many of a ranking, at least one."""
-        last = ranking[max(0, behind - REMEMBERED) : behind][::-1]
-        return cls(_told(last[0].score), tuple(found.row for found in last))
+    def behind(cls, ranking: Sequence[Ranked], shown: Collection[int]) -> Place | None:
+        """Return the place behind all that stands at the beginning of a ranking and was shown, at least one; None: nothing is left."""
+        end = next((i for i, found in enumerate(ranking) if found.row not in shown), None)
+        if not end:
+            return None
+        last = ranking[max(0, end - REMEMBERED) : end][::-1]
+        ahead = tuple(found.row for found in ranking[end:] if found.row in shown)
+        return cls(_told(last[0].score), tuple(found.row for found in last), ahead)
 
     def index_in(self, ranking: Sequence[Ranked]) -> int:
         """Return where in a ranking, which may have changed, what has not been shown begins: what most of the last ones and the score say.
@@ -64,7 +70,9 @@ def _told(score: float) -> float:
 
 def cursor_at(query: Query, place: Place) -> str:
     """Return the cursor of the page of this query that begins there."""
-    return base64.urlsafe_b64encode(json.dumps([place.score, *place.rows, _fingerprint(query)], separators=(",", ":")).encode()).decode()
+    ahead = [list(place.ahead)] if place.ahead else []
+    told = [place.score, *place.rows, *ahead, _fingerprint(query)]
+    return base64.urlsafe_b64encode(json.dumps(told, separators=(",", ":")).encode()).decode()
 
 
 def place_of(query: Query) -> Place:
@@ -73,13 +81,14 @@ def place_of(query: Query) -> Place:
         return BEGINNING
     try:
         score, *rows, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
-        valid = type(score) is float and {type(row) for row in rows} == {int}
+        ahead = rows.pop() if rows and isinstance(rows[-1], list) else []
+        valid = type(score) is float and {type(row) for row in rows} == {int} and all(type(row) is int for row in ahead)
     except (ValueError, TypeError, RecursionError):
-        valid, score, rows, fingerprint = False, 0.0, [], ""
+        valid, score, rows, ahead, fingerprint = False, 0.0, [], [], ""
     if not valid:
         raise InputError("cursor", f"is not one that retrieve returned: {shown(query.cursor)}; leave it out to start again")
     if fingerprint != _fingerprint(query):
         raise InputError(
             "cursor", "belongs to another query: send it with the same query, namespace, outcome, tags, since, until and metadata"
         )
-    return Place(score, tuple(rows))
+    return Place(score, tuple(rows), tuple(ahead))

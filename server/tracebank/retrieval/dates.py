@@ -31,10 +31,17 @@ _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _COUNT = rf"(?P<count>\d{{1,3}}|{'|'.join(sorted(_COUNTS, key=len, reverse=True))})"
 _UNIT = r"(?P<unit>hour|day|week|month|year)s?"
-# "This may fail", "step 3 may fail": not a month unless it is written as one, or stands where only one can.
+# "This may fail", "step 3 may fail": not a month unless it is written as one, stands behind a word, or its day, that a month follows, or
+# before a day, a year, an end, or a word that is no verb.
+_BEFORE = ("in", "on", "of", "by", "to", "from", "since", "until", "after", "before", "during")
+_BEHIND = "in on at of by to from for with until since before after when we i you the a an and or"
+_DIGITS = (r"\d", r"\d\d")
 _VERB = re.compile(
-    r"\b(?<!\bin )(?<!\bon )(?<!\bof )(?<!\bsince )(?<!\bduring )(?<!\d(?:st|nd|rd|th) )(?!(?-i:May))may\b"
-    r"(?!,? (?:19|20)\d\d\b)(?! \d{1,2}(?:st|nd|rd|th)\b)(?!\s*(?:[.?!]|$))",
+    r"\b"
+    + "".join(rf"(?<!\b{word} )" for word in _BEFORE)
+    + "".join(rf"(?<!\b{word} {day} )" for word in (*_BEFORE, "the") for day in _DIGITS)
+    + r"(?<!\d(?:st|nd|rd|th) )(?!(?-i:May))may\b(?! \d{1,2}(?:st|nd|rd|th)\b)(?!,? (?:19|20)\d\d\b)(?!\s*(?:[.,;:?!)]|$))"
+    + rf"(?! (?:{_BEHIND.replace(' ', '|')})\b)",
     re.IGNORECASE,
 )
 

@@ -32,6 +32,8 @@ from tracebank.store.vectors import Held
 RESIDENT_CHUNKS = 4_096
 RESIDENT_BYTES = 16 * 1_048_576
 KNOWN_NAMESPACES = 10_000
+# What found no room is read again after so long: what takes the room may not be asked for any more.
+KNOWN_TTL_S = 60.0
 # Reading them takes 6 µs each. More than these are not read again for the first question after a write: an agent that stores and
 # asks in turn would pay for it each time, and the index answers one question sooner.
 CHEAP_CHUNKS = 256
@@ -78,7 +80,7 @@ class Dense:
         self._lock = threading.Lock()
         self._residents: LruCache[int, Resident] = LruCache(max_bytes=RESIDENT_BYTES, size_of=_bytes, clock=time.monotonic)
         # All of them without their vectors: of what found no room beside others it is known that it was read, and is not read again.
-        self._known: LruCache[int, Resident] = LruCache(capacity=KNOWN_NAMESPACES, clock=time.monotonic)
+        self._known: LruCache[int, Resident] = LruCache(capacity=KNOWN_NAMESPACES, ttl_s=KNOWN_TTL_S, clock=time.monotonic)
         self._passed: LruCache[tuple[int, str], Passed] = LruCache(max_bytes=PASSED_BYTES, size_of=_bytes, clock=time.monotonic)
         self._counts: LruCache[int, int] = LruCache(capacity=1_000, ttl_s=COUNT_TTL_S, clock=time.monotonic)
 

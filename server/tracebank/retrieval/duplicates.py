@@ -18,7 +18,7 @@ SHARED_WORDS = 0.95
 _WORD = re.compile(r"\w+")
 # Words and signs: "-5", "1.2", "!=" and "🎉" say something, the marks behind a word do not.
 _MARKS = r".,;:!?"
-_SAID = re.compile(rf"\w+|[^\w\s{_MARKS}]|[{_MARKS}]+(?=[^\s{_MARKS}\"')\]])")
+_SAID = re.compile(rf"\w+|[^\w\s{_MARKS}]|(?<![{_MARKS}])[{_MARKS}]++(?=[^\s\"')\]])")
 
 Item = TypeVar("Item")
 

@@ -208,6 +208,25 @@ def by_score(ranking: Sequence[Ranked]) -> list[Ranked]:
     return sorted(ranking, key=lambda found: (-found.score, found.row))
 
 
+def seen_best_by(rankings: Sequence[Sequence[Ranked]]) -> dict[int, int]:
+    """Return by row which of several questions' rankings, by number, has each trace highest."""
+    best: dict[int, tuple[float, int]] = {}
+    for number, ranking in enumerate(rankings):
+        for found in ranking:
+            if found.row not in best or found.score > best[found.row][0]:
+                best[found.row] = (found.score, number)
+    return {row: number for row, (_, number) in best.items()}
+
+
+def leaders(ranking: Sequence[Ranked], seen_by: Mapping[int, int]) -> tuple[int, ...]:
+    """Return the first one of those that each of several questions sees best, by row."""
+    firsts: dict[int, int] = {}
+    for found in ranking:
+        if found.row in seen_by:
+            firsts.setdefault(seen_by[found.row], found.row)
+    return tuple(firsts.values())
+
+
 def led(ranking: Sequence[Ranked], leading: Collection[int]) -> list[Ranked]:
     """Return the ranking with these rows first, both parts in its order."""
     return sorted(ranking, key=lambda found: found.row not in leading)

@@ -84,6 +84,8 @@ class _Memory:
     leads: bool = False
     # With what is said after each.
     lessons_to_tell: Sequence[tuple[Lesson, str]] = ()
+    # Whether its head has room to say how many of them are left out.
+    counts_lessons: bool = False
     task: str = ""
     lessons: list[str] = field(default_factory=list)
     passages: list[Piece] = field(default_factory=list)
@@ -95,7 +97,8 @@ class _Memory:
         where = f' namespace="{_named(trace.namespace)}"' if self.with_namespace else ""
         day = format_time(trace.occurred_at_ms or 0)[:10]
         more = f' near_equal="{len(self.near_equal)} more"' if self.near_equal else ""
-        if left_out := (len(trace.lessons) if self.unfit else len(self.lessons_to_tell)) - len(self.lessons):
+        lessons = len(trace.lessons) if self.unfit else len(self.lessons_to_tell)
+        if (left_out := lessons - len(self.lessons)) and (self.unfit or self.counts_lessons):
             more += f' lessons_left_out="{left_out}"'
         return f'<memory id="{_named(trace.trace_id)}"{where} outcome="{trace.outcome}" score="{self.ranked.score:.2f}" date="{day}"{more}>'
 
@@ -183,7 +186,7 @@ def _quoted(text: str) -> str:
 
 def _named(name: str) -> str:
     """Return a name as it stands in quotes. No more of it is escaped than would end them: who reads it gives it back as it is."""
-    return name.replace('"', "&quot;").replace("<", "&lt;")
+    return _quoted(name.replace('"', "&quot;"))
 
 
 def _is_unfit(stored: StoredTrace, unfit: Collection[int]) -> bool:
@@ -291,6 +294,9 @@ class _Filler:
             task, memory.task = memory.task, ""
             if (room := self._left - self._head(memory) - 2) >= LEAST_TASK_TOKENS:
                 memory.task = self._cut(task, room)
+                # Quoted it may be longer than it is.
+                if (over := self._head(memory) - self._left) > 0:
+                    memory.task = self._cut(task, max(1, room - over))
                 head = self._head(memory)
         alone = piece is None or memory.number == 1 or memory.lessons_to_tell
         if head + (0 if alone else self._cost(memory.stored.trace.content[slice(*piece or ())])) > self._left:
@@ -298,8 +304,11 @@ class _Filler:
         self._left -= head
         memory.shown = self._any_shown = True
         self._add_lessons(memory)
-        # Before, its head said that all of them are left out.
-        self._left += head - self._head(memory)
+        memory.counts_lessons = True
+        if (counting := self._head(memory) - head) > self._left:
+            memory.counts_lessons = False
+        else:
+            self._left -= counting
         return True
 
     def _head(self, memory: _Memory) -> int:

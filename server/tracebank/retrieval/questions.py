@@ -5,7 +5,7 @@ So a long one is asked in parts, and each trace is seen as the part that it answ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tracebank.chunking import TokenSpans, windows
 
@@ -24,6 +24,6 @@ def parts_of(text: str, token_spans: TokenSpans) -> list[str]:
     return parts if len(parts) <= FIRST_PARTS + LAST_PARTS else [*parts[:FIRST_PARTS], *parts[-LAST_PARTS:]]
 
 
-def all_parts(texts: Sequence[str], token_spans: TokenSpans) -> list[str]:
+def all_of(parts: Iterable[Sequence[str]]) -> list[str]:
     """Return the parts of all questions, each once."""
-    return list(dict.fromkeys(part for text in texts for part in parts_of(text, token_spans)))
+    return list(dict.fromkeys(part for own in parts for part in own))

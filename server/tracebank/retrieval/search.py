@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from anyio import CapacityLimiter, to_thread
@@ -19,8 +19,8 @@ from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
 from tracebank.retrieval.dense import Dense
-from tracebank.retrieval.fusion import Ranked, merge
-from tracebank.retrieval.questions import all_parts, parts_of
+from tracebank.retrieval.fusion import Ranked, leaders, merge, seen_best_by
+from tracebank.retrieval.questions import all_of, parts_of
 from tracebank.retrieval.scoring import PARALLEL_SEARCHES, Asked, Faults, Scorer
 from tracebank.store import Store
 from tracebank.store.outbox import Sink
@@ -34,7 +34,7 @@ LOADING = "the embedding model is still loading"
 class Searched:
     """A ranking, and how it was come by: `dense` tells whether meaning took part, by which `model`, `note` why it did not.
 
-    `cut`: there may be more than is told. `leading`: of several questions the best of each, by row.
+    `cut`: there may be more than is told. `seen_by`: of several questions, which one sees a trace best, by row.
     """
 
     ranking: tuple[Ranked, ...]
@@ -42,7 +42,12 @@ class Searched:
     cut: bool = False
     model: str = ""
     note: str = ""
-    leading: tuple[int, ...] = ()
+    seen_by: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Of several questions the best of each, by row: one that has many would take the whole page."""
+        return leaders(self.ranking, self.seen_by)
 
 
 class Retriever:
@@ -124,26 +129,20 @@ class Retriever:
 
     async def _search(self, texts: Sequence[str], namespaces: Sequence[int], filters: Filters) -> Searched:
         model = self._embedding.name
-        parts = all_parts(texts, self._token_spans)
-        questions, note = await self._embed(parts)
+        parts = {text: parts_of(text, self._token_spans) for text in texts}
+        every = all_of(parts.values())
+        questions, note = await self._embed(every)
         with self._metrics.timed("search"):
-            found = await asyncio.gather(*(self._search_for(Asked(part, questions.get(part), filters), namespaces) for part in parts))
+            found = await asyncio.gather(*(self._search_for(Asked(part, questions.get(part), filters), namespaces) for part in every))
         if self._faults:
             note = self._faults.note
-        rankings = [ranking for ranking, _, _ in found]
+        rankings = dict(zip(every, [ranking for ranking, _, _ in found], strict=True))
         dense = bool(questions) and all(deep for _, deep, _ in found)
-        cut = any(cut for _, _, cut in found)
+        several = [merge([rankings[part] for part in own]) for own in parts.values()] if len(parts) > 1 else []
         return Searched(
-            ranking=tuple(merge(rankings)), dense=dense, cut=cut, model=model if dense else "", note=note,
-            leading=self._best_of_each(texts, dict(zip(parts, rankings, strict=True))),
+            ranking=tuple(merge(list(rankings.values()))), seen_by=seen_best_by(several), dense=dense,
+            cut=any(cut for _, _, cut in found), model=model if dense else "", note=note,
         )  # fmt: skip
-
-    def _best_of_each(self, texts: Sequence[str], rankings: Mapping[str, Sequence[Ranked]]) -> tuple[int, ...]:
-        """Return the best for each of several questions, by row, each of its parts being one view of it."""
-        if len(texts) == 1:
-            return ()
-        merged = (merge([rankings[part] for part in parts_of(text, self._token_spans)]) for text in texts)
-        return tuple(dict.fromkeys(ranking[0].row for ranking in merged if ranking))
 
     async def _search_for(self, asked: Asked, namespaces: Sequence[int]) -> tuple[list[Ranked], bool, bool]:
         """Return the ranking for one question, whether meaning took part everywhere, and whether there may be more."""
