@@ -259,7 +259,8 @@ async def test_forgetting_first_says_what_it_would_do(session: Session) -> None:
     """And does it when it is told so."""
     await add(session, "a", "b")
     told = await result(call(session, "forget", trace_ids=["a", "absent"]))
-    assert told == {"matched": 1, "deleted": 0, "sample": [{"trace_id": "a", "namespace": "default", "task": "task a"}]}
+    sample = [{"trace_id": "a", "namespace": "default", "task": "task a"}]
+    assert told == {"matched": 1, "deleted": 0, "sample": sample, "note": "not there: absent"}
     assert await left(session) == ["a", "b"]
     assert (await result(call(session, "forget", trace_ids=["a"], dry_run=False)))["deleted"] == 1
     assert await left(session) == ["b"]

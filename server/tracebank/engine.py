@@ -298,7 +298,7 @@ class Engine:
             self.words.close()
 
     def _serves(self, meaning: Meaning) -> None:
-        self.learner.consolidator.model_id = meaning.model_id
+        self.learner.consolidator.attach(meaning.model_id)
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hear of everything that may change an answer, whoever wrote it."""

@@ -140,6 +140,10 @@ class LlmUnavailableError(LlmCallError):
     """The network or the provider failed; later it may work."""
 
 
+class LlmTooLateError(LlmUnavailableError):
+    """The provider did not answer in the time that the caller had, which is less than a provider may take."""
+
+
 class LlmAnswerError(LlmCallError):
     """The provider answered with what cannot be used."""
 

@@ -129,7 +129,7 @@ async def search(session: Session, arguments: Mapping[str, Any]) -> Events:
 async def forget(session: Session, **criteria: Any) -> Events:
     """Delete traces by id or by namespace, tags, outcome and before; with `dry_run` only say which."""
     done = await forget_traces(session.engine, **criteria)
-    note = "" if done.matched else await _without_traces(session, criteria.get("namespace"))
+    note = done.note or ("" if done.matched else await _without_traces(session, criteria.get("namespace")))
     yield {"matched": done.matched, "deleted": done.deleted, "sample": list(done.sample), **({"note": note} if note else {})}
 
 

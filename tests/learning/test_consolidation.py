@@ -15,7 +15,7 @@ from samples import WAIT_S, TinyModel, settings_of, settled, tiny_vector
 from tracebank.engine import Engine, Session
 from tracebank.learning.consolidation import cluster, consolidate, evidence_of, told
 from tracebank.records import Lesson, Outcome
-from tracebank.store import lesson_groups
+from tracebank.store import lesson_groups, traces
 from tracebank.store.lesson_groups import Group, KnownLesson
 
 SAME = "Wait for the event before you read the file"
@@ -207,6 +207,59 @@ async def test_lessons_are_looked_at_when_they_have_their_vectors(tmp_path: Path
             await engine.add({"task": "read a file", "lessons": [lesson], "outcome": outcome, "trace_id": f"t{number}"}, engine.session())
         tiny.gate.set()
         await grouped(engine, {"contrary": 1})
+
+
+@pytest.mark.anyio
+async def test_an_engine_without_meaning_takes_no_group_apart(tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees lessons of the same words alone, and knows nothing anew of the others."""
+    lessons = {"success": "Read it with the lock held", "failure": "Read it with the lock free"}
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        for outcome, lesson in lessons.items():
+            await engine.add({"task": "read a file", "lessons": [lesson], "outcome": outcome, "trace_id": outcome}, engine.session())
+        await settled(engine)
+        await engine.learner.consolidator.consolidate()
+        consolidator = engine.learner.consolidator
+        model, consolidator.model_id = consolidator.model_id, None
+        await engine.add({"task": "write", "lessons": [lessons["failure"]], "trace_id": "again"}, engine.session())
+        assert (await consolidator.consolidate())["groups"] == {"contrary": 1, "equal": 1}
+        assert model is not None
+        assert not consolidator._news.is_set()
+        consolidator.attach(model)
+        assert consolidator._news.is_set()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("changed", [{"outcome": "success"}, {"task": "bake bread"}])
+async def test_a_lesson_whose_trace_ended_otherwise_after_all_is_contrary_to_nothing(
+    engine: Engine, session: Session, changed: dict[str, str]
+) -> None:
+    """At once: whether it still is, is found again."""
+    for outcome, lesson in (("success", "Read it with the lock held"), ("failure", "Read it with the lock free")):
+        await engine.add({"task": "read a file", "lessons": [lesson], "outcome": outcome, "trace_id": outcome}, session)
+    await settled(engine)
+    assert (await engine.learner.consolidator.consolidate())["groups"] == {"contrary": 1}
+    updated = {"task": "read a file", "lessons": ["Read it with the lock free"], "outcome": "failure", "trace_id": "failure"}
+    await engine.add({**updated, "tags": ["new"]}, session)
+    assert await engine.store.read(lesson_groups.counts) == {"contrary": 1}
+    await engine.add({**updated, **changed}, session)
+    assert await engine.store.read(lesson_groups.counts) == {}
+
+
+@pytest.mark.anyio
+async def test_a_lesson_that_was_not_looked_at_joins_those_that_most_of_its_like_are_among(engine: Engine, session: Session) -> None:
+    """And no second group: its evidence would count twice."""
+    for number in range(6):
+        await engine.add({"task": f"t{number}", "lessons": [f"Lesson {number}"], "trace_id": f"t{number}"}, session)
+    rows = await engine.store.read(lambda db: traces.rows_of(db, [f"t{number}" for number in range(6)]))
+    keys = [(row, 0) for row in rows]
+
+    async def replaced(groups: list[Any], among: list[Any]) -> list[list[str]]:
+        await engine.store.write(lambda db: lesson_groups.replace(db, 1, groups, among=among, now_ms=1))
+        return [[member.trace_id for member in group.members] for group in await engine.store.read(lesson_groups.every)]
+
+    assert await replaced([("equal", keys[:4])], keys) == [["t0", "t1", "t2", "t3"]]
+    apart = [("equal", [keys[1], keys[2], keys[4]]), ("equal", [keys[3], keys[5]])]
+    assert await replaced(apart, keys[1:]) == [["t0", "t1", "t2", "t4"], ["t3", "t5"]]
 
 
 async def grouped(engine: Engine, expected: dict[str, int]) -> None:

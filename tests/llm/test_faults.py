@@ -256,18 +256,37 @@ async def test_a_provider_that_fails_again_and_again_is_left_alone_then_tried(cl
         assert (await state(client))["breaker"] == "closed"
 
 
-async def test_who_waits_no_longer_counts_as_a_failure_and_the_next_provider_gets_its_turn(client_of: ClientOf, time: Time) -> None:
-    """One that accepts and never answers must not keep the others from ever being asked."""
-    async with serving(answer=lambda call: Held(asyncio.Event())) as hanging, serving() as well:
-        providers = [provider_settings(hanging, name="hanging"), provider_settings(well, name="well")]
-        client = client_of(*providers, attempts=3, breaker_failures=2)
-        patient = Request(prompt="greet", fresh=True, timeout_s=0.05)
-        assert (await client.query_with_fallback(patient)).provider == "well"  # the clock stands still: there is time left
-        with pytest.raises(LlmUnavailableError, match=r"hanging: no answer after 0\.05 s"):
-            await client.query(patient, provider="hanging")
-        assert len(hanging.calls) == 2
-        assert (await client.query_with_fallback(patient)).provider == "well"
-        assert len(hanging.calls) == 2
+async def test_who_is_in_haste_leaves_a_provider_alone_that_is_too_slow_for_them_and_the_next_one_gets_its_turn(
+    client_of: ClientOf, world: World
+) -> None:
+    """One that accepts and never answers must not keep the others from ever being asked; whoever can wait still asks it."""
+    gate = asyncio.Event()
+    async with serving(answer=lambda call: Held(gate, text="at last")) as slow, serving() as well:
+        providers = [provider_settings(slow, name="slow"), provider_settings(well, name="well")]
+        client = client_of(*providers, world_of={"clock": monotonic}, attempts=1, breaker_failures=2)
+        hasty = Request(prompt="greet", fresh=True, timeout_s=0.2)
+        for _ in range(2):
+            with pytest.raises(LlmUnavailableError, match=r"no answer after 0\.\d+ s"):
+                await client.query_with_fallback(hasty)
+        assert (await client.query_with_fallback(hasty)).provider == "well"
+        assert len(slow.calls) == 2
+        gate.set()
+        assert (await client.query(Request(prompt="greet"), provider="slow")).text == "at last"
+
+
+async def test_where_there_is_no_time_left_nothing_is_sent_nor_charged_for(client_of: ClientOf, world: World, time: Time) -> None:
+    """As where it took all the time to shorten the prompt: it says nothing of the provider."""
+
+    async def shorten(text: str, tokens: int) -> str:
+        time.now += 60
+        return text[:40]
+
+    async with serving() as provider:
+        client = client_of(provider_settings(provider), world_of={"compress": shorten}, breaker_failures=1)
+        with pytest.raises(LlmUnavailableError, match="there is no time left to ask it"):
+            await client.query(Request(prompt="word " * 2_000, max_prompt_tokens=100, timeout_s=30))
+        assert (provider.calls, await used(world)) == ([], 0)
+        assert (await client.query(Request(prompt="greet"))).text == "greet"
 
 
 async def test_where_one_takes_all_the_time_no_other_is_asked(client_of: ClientOf, world: World) -> None:

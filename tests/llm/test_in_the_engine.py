@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from llm.conftest import KEY, files_with_the_key, provider_settings
-from llm.provider import serving
+from llm.provider import Held, serving
 from samples import TinyModel, settings_of
 
 from tracebank.engine import Engine
@@ -45,6 +46,14 @@ async def test_kept_answers_are_forgotten_with_memories(tmp_path: Path, tiny: Ti
             assert (await engine.llm.query(Request(prompt="what is the secret?"))).cached
             await engine.forget(lambda db: [1])
             assert not (await engine.llm.query(Request(prompt="what is the secret?"))).cached
+            gate = asyncio.Event()
+            provider.meets(Held(gate))
+            asked = asyncio.create_task(engine.llm.query(Request(prompt="once more")))
+            await provider.until(3)
+            engine.llm.forget()
+            gate.set()
+            await asked
+            assert not (await engine.llm.query(Request(prompt="once more"))).cached
 
 
 OFF = """

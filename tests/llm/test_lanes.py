@@ -178,6 +178,21 @@ async def test_when_a_server_speaks_http_2_no_longer_its_lane_is_one_among_other
     assert sorted(world.closed) == [1, 2, 3]
 
 
+async def test_a_lane_that_all_shared_is_not_given_out_before_its_responses_are_read() -> None:
+    """And only once."""
+    world = World()
+    lanes = world.lanes()
+    world.version = HTTP_2
+    first = await lanes.handle_async_request(REQUEST)
+    world.version = b"HTTP/1.1"
+    second = await lanes.handle_async_request(REQUEST)
+    third = await lanes.handle_async_request(REQUEST)
+    assert world.used == [1, 1, 2]  # who reads on the first lane still has it
+    for response in (first, second, third):
+        await response.aclose()
+    assert sorted(lane._number for _, lane in lanes._idle) == [1, 2]  # type: ignore[attr-defined]
+
+
 async def test_the_environments_proxy_is_used_but_not_for_those_it_exempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """As every HTTP client does."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"):

@@ -29,12 +29,16 @@ class Consolidator:
         self._news = asyncio.Event()
         # What was stored right before the last engine ended may not have been looked at.
         self._news.set()
-        # The model whose vectors the store has, once it is loaded; until then only lessons of the same words are equal.
         self.model_id: int | None = None
         self.last: dict[str, Any] = {}
 
+    def attach(self, model_id: int) -> None:
+        """Hand over the model whose vectors the store has, once it is loaded; until then only lessons of the same words are equal."""
+        self.model_id = model_id
+        self.news()
+
     def news(self) -> None:
-        """Something was stored."""
+        """There is something to look at."""
         self._news.set()
 
     async def consolidate_due(self) -> None:
@@ -68,7 +72,8 @@ class Consolidator:
         model = self.model_id
         lessons = await self._store.read(lambda db: lesson_groups.newest(db, space, model=model, limit=MAX_LESSONS))
         groups = await to_thread.run_sync(consolidate, lessons)
-        among = {lesson.key for lesson in lessons}
+        # Without a model only lessons of the same words are seen to belong together: of the others nothing is known anew.
+        among = {lesson.key for lesson in lessons} if model is not None else ()
         await self._store.write(lambda db: lesson_groups.replace(db, space, groups, among=among, now_ms=self._now_ms()))
         return len(lessons)
 

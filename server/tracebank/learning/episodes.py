@@ -19,7 +19,7 @@ from tracebank.learning.completion import Judge, Judgement
 from tracebank.learning.feedback import USED_WEIGHT
 from tracebank.learning.reflection import Attempt
 from tracebank.learning.reward import CREDIT
-from tracebank.learning.step_log import ABANDONED_TAG, Episode, StepLog
+from tracebank.learning.step_log import ABANDONED_TAG, Episode, StepLog, abandoned_one
 from tracebank.learning.summary import handoff, transcript
 from tracebank.records import Limits, Outcome, Trace, shown
 from tracebank.settings import LearningSettings
@@ -94,11 +94,11 @@ class Episodes:
         async with self.step_log.completing(said.episode_id) as held:
             if held is not None:
                 return await self._judged(*held, said, recalled)
-        if await self._store.read(lambda db: _abandoned_one(db, said.episode_id)) is None:
+        if await self._store.read(lambda db: abandoned_one(db, said.episode_id)) is None:
             return await self._completed_before(said)
         async with self._reviving:
             # Somebody else may have ended it in the meantime.
-            found = await self._store.read(lambda db: _abandoned_one(db, said.episode_id))
+            found = await self._store.read(lambda db: abandoned_one(db, said.episode_id))
             if found is None:
                 return await self._completed_before(said)
             episode, steps, row = found
@@ -132,7 +132,7 @@ class Episodes:
             raise _unknown(said.episode_id)
         # What it was completed with; its trace may have been updated since.
         outcome, words = result.pop("outcome", outcome), result.pop("said", {})
-        new = [name for name, value in _words(said).items() if value and words and value != words[name]]
+        new = [name for name, value in _words(said).items() if value not in (None, "") and words and value != words[name]]
         if said.outcome != outcome or not {lesson.text for lesson in said.lessons} <= set(result["lessons"]) or new:
             raise InputError(
                 "episode_id",
@@ -202,6 +202,7 @@ class Episodes:
         for episode_id in episode_ids:
             async with self.step_log.completing(episode_id) as held:
                 if held is not None:
+                    await self.step_log.flush(erased=True)
                     await self._store.write(lambda db: episodes.drop(db, episode_id))  # noqa: B023 - awaited
                     forgotten += 1
         return forgotten
@@ -264,16 +265,6 @@ class Episodes:
             if held is not None:
                 await self._judged(*held, said, abandoned=True)
                 log.info("the episode %s is closed: no step for %g s", episode_id, self._settings.abandon_after_s)
-
-
-def _abandoned_one(db: sqlite3.Connection, episode_id: str) -> tuple[Episode, Sequence[Step], int] | None:
-    """Return an abandoned episode, its steps and the row of its trace; None where all its steps are not there any more."""
-    if (found := episodes.tagged(db, episode_id, ABANDONED_TAG)) is None:
-        return None
-    opened, row = found
-    steps = episodes.steps_of(db, episode_id)
-    had = traces.load(db, [row])[row].trace.metadata.get("steps")
-    return (Episode.of(opened), steps, row) if had == len(steps) else None
 
 
 def _unknown(episode_id: str) -> InputError:

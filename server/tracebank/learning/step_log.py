@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,7 @@ from tracebank.metrics import Metrics
 from tracebank.records import Limits, shown
 from tracebank.settings import LearningSettings
 from tracebank.steps import LoggedSteps, Step
-from tracebank.store import Store, episodes
+from tracebank.store import Store, episodes, traces
 from tracebank.store.episodes import MARKUP_BYTES, OpenEpisode, StepRecord
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class StepLog:
 
     async def not_open(self, episode_id: str) -> InputError:
         """Return the error for an episode that is complete, that was closed as abandoned, or that nobody knows."""
-        if await self._store.read(lambda db: episodes.tagged(db, episode_id, ABANDONED_TAG)) is not None:
+        if await self._store.read(lambda db: abandoned_one(db, episode_id)) is not None:
             return InputError(
                 "episode_id",
                 f"{shown(episode_id)} had no step for too long and was closed: it takes no more; complete_episode with it still ends it",
@@ -177,21 +178,24 @@ class StepLog:
     async def store_due(self) -> None:
         """Store steps when it is time. Raises: StoreError; then it is time still."""
         await self._due.wait()
-        await self.flush()
+        await self.flush(erased=True)
 
-    async def flush(self) -> None:
-        """Store every step that was logged until now, in one commit, and nowhere else. Raises: StoreError; then the journal has them."""
+    async def flush(self, *, erased: bool = False) -> None:
+        """Store every step that was logged until now, in one commit. `erased`: they must be nowhere else afterwards.
+
+        Raises: StoreError; then the journal has them still.
+        """
         # Steps that are half way between buffer and store must not be lost because one caller is cancelled.
-        await self._flushes.run(self._flush())
+        await self._flushes.run(self._flush(erased=erased))
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, erased: bool) -> None:
         try:
-            await self._store_buffer()
+            await self._store_buffer(erased=erased)
         except BaseException:
             self._due.set()
             raise
 
-    async def _store_buffer(self) -> None:
+    async def _store_buffer(self, *, erased: bool) -> None:
         async with self._flushing:
             async with self._turn:
                 self._due.clear()
@@ -213,7 +217,15 @@ class StepLog:
                 raise
             finally:
                 self._storing = []
-            await self._off_the_loop(self._journal.drop, segments)
+            try:
+                await self._off_the_loop(self._journal.drop, segments)
+            except StoreError as error:
+                if erased:
+                    raise
+                # What they hold is stored, and a second time changes nothing. They are deleted when steps are stored the next time.
+                self._due.set()
+                log.warning("%s", error)
+                return
             if not self._buffer:
                 self.stored.set()
 
@@ -258,6 +270,16 @@ class StepLog:
             yield found
             if found is not None:
                 del self.open[episode_id]
+
+
+def abandoned_one(db: sqlite3.Connection, episode_id: str) -> tuple[Episode, Sequence[Step], int] | None:
+    """Return an abandoned episode, its steps and the row of its trace; None where all its steps are not there any more."""
+    if (found := episodes.tagged(db, episode_id, ABANDONED_TAG)) is None:
+        return None
+    opened, row = found
+    steps = episodes.steps_of(db, episode_id)
+    had = traces.load(db, [row])[row].trace.metadata.get("steps")
+    return (Episode.of(opened), steps, row) if had == len(steps) else None
 
 
 def _count(records: Sequence[StepRecord]) -> int:

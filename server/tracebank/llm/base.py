@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from tracebank.errors import InputError
@@ -53,8 +53,8 @@ class Request:
             raise InputError("timeout_s", f"must be above 0, not {self.timeout_s}")
 
     def key(self) -> str:
-        """Return what two requests share exactly when everything that is asked is equal, however long they wait."""
-        return hashlib.sha256(json.dumps(asdict(replace(self, timeout_s=None)), sort_keys=True).encode()).hexdigest()
+        """Return what two requests share exactly when everything that is asked is equal."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,17 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tracebank.errors import LlmCallError, LlmUnavailableError
+from tracebank.errors import LlmCallError, LlmTooLateError, LlmUnavailableError
 from tracebank.llm.base import BreakerState
 
 TOO_MANY_REQUESTS = 429
 
 
 class Breaker:
-    """Closed: calls go through. Open: none does. Half open: one does, and decides."""
+    """Closed: calls go through. Open: none does. Half open: one does, and decides.
 
-    def __init__(self, provider: str, *, failures: int, pause_s: float, clock: Callable[[], float]) -> None:
+    With `in_haste` it is for those who wait for seconds only, and to be too late for them is a failure, too; whoever waits longer
+    is not to be refused for it.
+    """
+
+    def __init__(self, provider: str, *, failures: int, pause_s: float, clock: Callable[[], float], in_haste: bool = False) -> None:
         self._provider, self._limit, self._pause_s, self._clock = provider, failures, pause_s, clock
+        self._in_haste = in_haste
         self._failures = 0
         self._open_until: float | None = None
         self._probing = False
@@ -39,7 +44,8 @@ class Breaker:
         try:
             yield
         except LlmUnavailableError as error:
-            self._failed(error, probe=probe)
+            if self._in_haste or not isinstance(error, LlmTooLateError):
+                self._failed(error, probe=probe)
             raise
         except LlmCallError:
             # It answered, if not as we like.

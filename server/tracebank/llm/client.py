@@ -15,6 +15,8 @@ from tracebank.llm.base import Completion, Provider, Request, World
 from tracebank.settings import LlmSettings
 
 MAX_CONCURRENCY = 100
+# Of the time that a caller has: with less than that nobody else is asked.
+LEAST_SHARE = 0.1
 
 
 class LlmClient:
@@ -120,12 +122,13 @@ class LlmClient:
     async def _asked(self, request: Request, names: tuple[str, ...]) -> Completion:
         providers = await self._loaded()
         clock = self._world.clock
-        until = None if request.timeout_s is None else clock() + request.timeout_s
+        whole_s = request.timeout_s or 0.0
+        until = None if request.timeout_s is None else clock() + whole_s
         errors: list[LlmError] = []
         for name in names:
             if until is not None and errors:
-                # Whoever takes all the time there is leaves none for the next one; its breaker opens when it does so again and again.
-                if (left_s := until - clock()) <= 0:
+                # Whoever takes all the time there is leaves none for the next one; it is left alone when it does so again and again.
+                if (left_s := until - clock()) < LEAST_SHARE * whole_s:
                     break
                 request = replace(request, timeout_s=left_s)
             try:

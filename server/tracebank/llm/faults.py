@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tracebank.errors import LlmCallError, LlmRejectedError, LlmUnavailableError
+from tracebank.errors import LlmCallError, LlmRejectedError, LlmTooLateError, LlmUnavailableError
 from tracebank.llm.storable import storable_json
 
 SHOWN_CHARS = 300
@@ -45,7 +45,9 @@ def of_status(provider: str, status: int, headers: Mapping[str, str], body: byte
 
 def of_network(provider: str, error: Exception) -> LlmUnavailableError:
     """Return the error for a request that got no whole answer."""
-    never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    if isinstance(error, httpx.PoolTimeout):
+        return LlmTooLateError(provider, "all connections to it are in use (PoolTimeout)", processed=False, again=True)
+    never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
     # Of a reset connection the library says nothing but its kind.
     said = str(error) or "the connection broke"
     return LlmUnavailableError(provider, f"{said[:SHOWN_CHARS]} ({type(error).__name__})", processed=not never_sent, again=True)

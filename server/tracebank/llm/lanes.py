@@ -40,9 +40,10 @@ class Lanes(httpx.AsyncBaseTransport):
         if (shared := self._shared) is not None:
             response = await shared.handle_async_request(request)
             if response.extensions.get("http_version") != HTTP_2 and self._shared is shared:
-                # Another server answers at that address now: this lane is one among others from here on.
+                # Another server answers at that address now: this lane is one among others once it is free.
                 self._shared = None
-                self._idle.append((self._clock(), shared))
+                assert isinstance(response.stream, httpx.AsyncByteStream)
+                response.stream = _Borrowed(response.stream, lambda: self._parked(shared))
             return response
         await self._turn(request)
         try:
@@ -68,13 +69,13 @@ class Lanes(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.PoolTimeout("", request=request) from error
 
-    def _free(self, lane: httpx.AsyncBaseTransport) -> None:
-        if lane is not self._shared:
-            self._idle.append((self._clock(), lane))
-        self._turns.release()
-
     async def _returned(self, lane: httpx.AsyncBaseTransport) -> None:
-        self._free(lane)
+        self._turns.release()
+        await self._parked(lane)
+
+    async def _parked(self, lane: httpx.AsyncBaseTransport) -> None:
+        if lane is not self._shared and all(lane is not other for _, other in self._idle):
+            self._idle.append((self._clock(), lane))
         # Once all go over one lane, or no more requests come, the others are of no use.
         while self._idle and (self._closed or self._shared is not None or self._clock() - self._idle[0][0] > self._keepalive_s):
             await self._idle.popleft()[1].aclose()

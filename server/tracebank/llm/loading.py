@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tracebank.llm.base import Price, Provider, World
 from tracebank.llm.breaker import Breaker
 from tracebank.llm.dialects import DIALECTS
@@ -18,10 +20,12 @@ def load_providers(settings: LlmSettings, world: World) -> list[Provider]:
 
 def _provider(one: ProviderSettings, settings: LlmSettings, world: World) -> Provider:
     model = _model(one)
+    breaker = partial(Breaker, model.name, failures=settings.breaker_failures, pause_s=settings.breaker_pause_s, clock=world.clock)
     return PooledProvider(
         model,
         pool=Pool(model.name, base_url=model.base_url, limits=_limits(settings), ca_file=one.ca_file, wall_clock=world.wall_clock),
-        breaker=Breaker(model.name, failures=settings.breaker_failures, pause_s=settings.breaker_pause_s, clock=world.clock),
+        breaker=breaker(),
+        breaker_in_haste=breaker(in_haste=True),
         patience=Patience(attempts=settings.attempts, first_s=settings.backoff_s, most_s=settings.max_wait_s),
         world=world,
     )

@@ -14,13 +14,15 @@ from typing import Any
 import httpx
 from anyio import to_thread
 
-from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmUnavailableError
+from tracebank.errors import LlmAnswerError, LlmRejectedError, LlmTooLateError, LlmUnavailableError
 from tracebank.llm.faults import SHOWN_CHARS, of_network, of_status, without
 from tracebank.llm.lanes import Lanes, proxy_of
 from tracebank.llm.storable import storable_json
 
 MAX_ANSWER_BYTES = 16 * 1_048_576
 KEEPALIVE_S = 60.0
+# Of the time for all of a call: who has no connection by then has sent nothing, which is to be told apart from no answer.
+LANE_SHARE = 0.9
 
 # It writes every header into its debug log, the key's among them.
 logging.getLogger("hpack").setLevel(logging.INFO)
@@ -58,9 +60,10 @@ class Pool:
         try:
             client = self._client or await self._open()
             async with asyncio.timeout(limit_s):
-                response, content = await self._exchange(client, path, headers, body)
+                response, content = await self._exchange(client, path, headers, body, lane_s=min(self._limits.pool_s, LANE_SHARE * limit_s))
         except TimeoutError as error:
-            raise LlmUnavailableError(self._provider, f"no answer after {limit_s:.3g} s", again=True) from error
+            kind = LlmUnavailableError if limit_s == self._limits.attempt_s else LlmTooLateError
+            raise kind(self._provider, f"no answer after {limit_s:.3g} s", again=True) from error
         except httpx.HTTPError as error:
             raise of_network(self._provider, error) from error
         except (httpx.InvalidURL, ExceptionGroup, OverflowError, UnicodeError) as error:
@@ -76,9 +79,10 @@ class Pool:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
 
     async def _exchange(
-        self, client: httpx.AsyncClient, path: str, headers: Mapping[str, str], body: Mapping[str, Any]
+        self, client: httpx.AsyncClient, path: str, headers: Mapping[str, str], body: Mapping[str, Any], *, lane_s: float
     ) -> tuple[httpx.Response, bytes]:
-        async with client.stream("POST", f"{self._base_url}{path}", headers=dict(headers), json=body) as response:
+        phases = httpx.Timeout(connect=self._limits.connect_s, read=self._limits.read_s, write=self._limits.write_s, pool=lane_s)
+        async with client.stream("POST", f"{self._base_url}{path}", headers=dict(headers), json=body, timeout=phases) as response:
             content = bytearray()
             async for part in response.aiter_bytes():
                 content += part
@@ -116,10 +120,7 @@ class Pool:
                 problem = f"the proxy that the environment names cannot be used ({type(error).__name__}): write it as http://host:port"
                 raise LlmRejectedError(self._provider, problem, processed=False) from None
 
-        return httpx.AsyncClient(
-            transport=Lanes(lane, size=limits.connections, keepalive_s=KEEPALIVE_S),
-            timeout=httpx.Timeout(connect=limits.connect_s, read=limits.read_s, write=limits.write_s, pool=limits.pool_s),
-        )
+        return httpx.AsyncClient(transport=Lanes(lane, size=limits.connections, keepalive_s=KEEPALIVE_S))
 
     def _certificates(self) -> ssl.SSLContext:
         try:

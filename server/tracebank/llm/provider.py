@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from tracebank.errors import (
     LlmRefusedError,
     LlmRejectedError,
     LlmSchemaError,
+    LlmTooLateError,
     LlmUnavailableError,
     StoreError,
 )
@@ -49,8 +51,9 @@ class Model:
 class PooledProvider:
     """One model at one provider, over a pool of connections."""
 
-    def __init__(self, model: Model, *, pool: Pool, breaker: Breaker, patience: Patience, world: World) -> None:
+    def __init__(self, model: Model, *, pool: Pool, breaker: Breaker, breaker_in_haste: Breaker, patience: Patience, world: World) -> None:
         self._model, self._pool, self._breaker, self._patience, self._world = model, pool, breaker, patience, world
+        self._breaker_in_haste = breaker_in_haste
 
     @property
     def name(self) -> str:
@@ -85,7 +88,10 @@ class PooledProvider:
         raise AssertionError("the last attempt raises")
 
     async def _attempt(self, request: Request, output_tokens: int, most: Spent, *, retries: int, until: float | None) -> Completion:
-        with self._breaker.guard():
+        if until is not None and until <= self._world.clock():
+            # As where it took all the time to shorten the prompt.
+            raise LlmTooLateError(self.name, "there is no time left to ask it", processed=False)
+        with self._breaker.guard(), self._breaker_in_haste.guard() if until is not None else nullcontext():
             reservation = await self._world.spending.reserve(most)
             began = time.perf_counter()
             try:

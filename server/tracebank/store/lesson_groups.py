@@ -75,21 +75,23 @@ def replace(
 ) -> None:
     """Make these the groups `among` the lessons of a namespace that were looked at, except what somebody has undone.
 
-    A lesson that was not looked at stays with its like, and whoever is equal to one of those joins them. Groups that are there already
-    stay: one made anew would make every kept answer of the namespace unusable.
+    A lesson that was not looked at stays with its like. Groups that are there already stay: one made anew would make every kept answer
+    of the namespace unusable.
     """
     undone, present = list(_members(db, space, undone=True).values()), _members(db, space, undone=False)
     older = [(kind, members) for kind, members in present.values() if len(members) > 1 and not members <= set(among)]
-    wanted: set[tuple[str, frozenset[LessonKey]]] = set()
-    for kind, found in groups:
-        joined = set(found).union(*(members for other, members in older if other == kind == "equal" and not members.isdisjoint(found)))
-        if not any(other == kind and joined <= members for other, members in undone):
-            wanted.add((kind, frozenset(joined)))
-    wanted |= {
-        (kind, frozenset(members))
-        for kind, members in older
-        if not any(kind == other == "equal" and members <= joined for other, joined in wanted)
-    }
+    found = [(kind, set(members)) for kind, members in groups]
+    joined = [(kind, set(members)) for kind, members in groups]
+    left: list[tuple[str, set[LessonKey]]] = []
+    for kind, members in older:
+        shared = [len(seen & members) if other == kind == "equal" else 0 for other, seen in found]
+        if any(shared):
+            # Those that most of their like belong to.
+            joined[shared.index(max(shared))][1].update(members - set(among))
+        else:
+            left.append((kind, members))
+    again = [(kind, members) for kind, members in joined if not any(kind == other and members <= before for other, before in undone)]
+    wanted = {(kind, frozenset(members)) for kind, members in (*again, *left)}
     known = {(kind, frozenset(members)): number for number, (kind, members) in present.items()}
     gone = present.keys() - {known[group] for group in wanted & known.keys()}
     db.executemany("DELETE FROM lesson_groups WHERE id = ?", [(number,) for number in gone])

@@ -280,7 +280,8 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE models ADD COLUMN token_probe BLOB;
     """,
     """
-    -- A trace that is updated is evidence of what it says now: of its new outcome, and of no kind by its former task.
+    -- A trace that is updated is evidence of what it says now: of its new outcome, and by its former task of no kind. What its lessons
+    -- were contrary to is found anew.
     CREATE TRIGGER pattern_changes AFTER UPDATE OF credit ON pattern_evidence BEGIN
         UPDATE patterns SET judged = judged + (new.credit IS NOT NULL) - (old.credit IS NOT NULL),
             credit = credit + coalesce(new.credit, 0) - coalesce(old.credit, 0)
@@ -289,10 +290,14 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TRIGGER outcome_changes AFTER UPDATE OF outcome ON traces WHEN old.outcome <> new.outcome BEGIN
         UPDATE pattern_evidence SET credit = CASE new.outcome WHEN 'success' THEN 1.0 WHEN 'partial' THEN 0.5 WHEN 'failure' THEN 0.0 END
         WHERE trace = new.id;
+        DELETE FROM lesson_groups WHERE kind = 'contrary' AND undone_at_ms IS NULL
+            AND id IN (SELECT lesson_group FROM grouped_lessons WHERE trace = new.id);
     END;
     CREATE TRIGGER task_changes AFTER UPDATE OF task ON traces WHEN old.task <> new.task BEGIN
         DELETE FROM kind_episodes WHERE trace = new.id;
         DELETE FROM kinds WHERE example = new.id;
+        DELETE FROM lesson_groups WHERE kind = 'contrary' AND undone_at_ms IS NULL
+            AND id IN (SELECT lesson_group FROM grouped_lessons WHERE trace = new.id);
     END;
     """,
     """
