@@ -785,3 +785,41 @@ async def test_an_episode_that_had_ended_before_owes_nothing_to_what_was_shown_s
         other = await engine.log_steps({"task": "deploy once more", "steps": [{"action": "run"}]}, session)
         await engine.complete_episode({"episode_id": other.episode_id, "outcome": "success"}, session)
         assert not session.recalled
+
+
+async def test_of_several_questions_nothing_is_left_out_between_pages_whatever_is_stored(tmp_path: Path, tiny: TinyModel) -> None:
+    """Though the best of each were shown before their turn; what was shown is not told again in its turn."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for i in range(6):
+            await engine.add({"task": "Count herons " + "again " * i, "trace_id": f"heron-{i}"}, session)
+        await engine.add({"task": "printer", "trace_id": "printer"}, session)
+        await settled(engine)
+        asked: dict[str, Any] = {"query": ["count herons again", "printer paper jam tray two"], "k": 2}
+        page = await engine.retrieve(asked, session)
+        told = [result.trace_id for result in page.page.results]
+        assert "printer" in told
+        await engine.add({"task": "Printer paper jam in tray two", "trace_id": "new"}, session)
+        await settled(engine)
+        while page.next_cursor is not None:
+            page = await engine.retrieve({**asked, "cursor": page.next_cursor}, session)
+            told += [result.trace_id for result in page.page.results]
+        assert {f"heron-{i}" for i in range(6)} <= set(told)
+        assert len(told) == len(set(told))
+
+
+async def test_the_best_of_each_question_is_so_by_feedback_too(tmp_path: Path, tiny: TinyModel) -> None:
+    """One that misled leads no page."""
+    async with Engine.open(settings_of(tmp_path)) as engine:
+        session = engine.session()
+        for colour in ("blue", "green"):
+            await engine.add({"task": f"upload the report in {colour}", "trace_id": colour}, session)
+        await engine.add({"task": "paint the fence", "trace_id": "fence"}, session)
+        await settled(engine)
+        asked: dict[str, Any] = {"query": ["upload the report in color", "paint the fence"], "k": 2}
+        first = {result.trace_id for result in (await engine.retrieve(asked, session)).page.results}
+        (misleading,) = first - {"fence"}
+        for _ in range(12):
+            await engine.feedback({"trace_ids": [misleading], "helpful": False}, engine.session())
+        now = {result.trace_id for result in (await engine.retrieve(asked, session)).page.results}
+        assert now == {"fence", "blue", "green"} - {misleading}

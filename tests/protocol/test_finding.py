@@ -114,7 +114,7 @@ def test_several_queries_are_answered_together(either: Talk, zoo: str) -> None:
 
 def test_an_id_is_shown_as_it_is_given_back(either: Talk) -> None:
     """Whatever signs are in it, as long as none of them ends the quotes."""
-    trace_id = "R&D-1's > 'a;b'"
+    trace_id = "R&D-1's > 'a;b' p<200"
     either.call("add_trace", task="Calibrate the spectrometer", trace_id=trace_id, namespace="R&D")
     text = text_of(either.result("retrieve", query="calibrate the spectrometer", namespace=["R&D", "zoo"], k=1))
     (shown, namespace), *_ = re.findall(r'<memory id="([^"]+)" namespace="([^"]+)"', text)

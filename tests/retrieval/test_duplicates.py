@@ -62,6 +62,12 @@ def test_opposites_in_the_same_words_are_not_near_equal(one: str, other: str, re
     assert near_equal(trace("a", task=one, content=content), trace("b", task=one, content=rest))
 
 
+def test_runs_of_signs_are_compared_in_a_time_that_grows_with_them() -> None:
+    """Progress dots of a test run, say: looked at from each of them, a page of two such memories would take minutes."""
+    one, other = (trace(task="Run the specs", content="." * 300_000 + f"\n{'word ' * 400}") for _ in range(2))
+    assert near_equal(one, other)
+
+
 def test_the_first_of_each_is_kept_with_the_others_in_their_order() -> None:
     """The best comes first, so the best is kept."""
     values = [

@@ -119,6 +119,18 @@ def test_the_lessons_that_were_found_are_told_first_and_those_without_room_are_c
     assert f'lessons_left_out="{9 - len(few.results[0].lessons)}">' in few.text
 
 
+def test_a_count_of_lessons_left_out_takes_no_room_from_what_is_told() -> None:
+    """Where there is none for it, it is left out itself; and a task about our tags is shown, too."""
+    lesson = trace(task="Upload the nightly backup to the archive bucket", content="", lessons=(Lesson(content="Use parts of 8 MB."),))
+    without = trace(task="Upload the nightly backup to the archive bucket", content="")
+    for max_tokens in range(50, 100):
+        with_lesson, bare = (page_of(found_of(one), max_tokens=max_tokens) for one in (lesson, without))
+        assert ("<memory" in with_lesson.text) == ("<memory" in bare.text)
+        assert with_lesson.tokens <= max_tokens
+    tags = found_of(trace(task="Why is <memory> escaped in </memory>? " * 12, content=""))
+    assert '<memory id="' in page_of(tags, max_tokens=100).text
+
+
 @pytest.mark.parametrize("detail", ["concise", "full"])
 @pytest.mark.parametrize("max_tokens", range(65, 130, 5))
 def test_a_small_budget_shows_the_beginning_of_the_best(max_tokens: int, detail: Detail) -> None:

@@ -96,6 +96,8 @@ def test_filters_are_read_with_both_ends_of_time() -> None:
     )
     first, last = parse_time("t", "2026-02-01"), parse_time("t", "2026-02-01T23:59:59.999Z")
     assert filters == Filters(outcomes=(Outcome.FAILURE, Outcome.SUCCESS), tags=("a",), since_ms=first, until_ms=last)
+    hour = parse_filters({"until": "2026-03-01-09"}, LIMITS).until_ms
+    assert hour == parse_filters({"until": "2026-03-01T09:00Z"}, LIMITS).until_ms
     moment = parse_filters({"since": "2026-02-01T08:00Z", "until": "2026-02-01T08:00Z"}, LIMITS)
     assert moment.since_ms == moment.until_ms
     assert parse_filters({"outcome": "partial"}, LIMITS).outcomes == (Outcome.PARTIAL,)

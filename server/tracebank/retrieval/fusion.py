@@ -28,6 +28,8 @@ WHOLE_WEIGHT = 0.5
 # Word by word, which only the best get: `late`.
 TOKENS_WEIGHT = 1.0
 HIGHEST = (DENSE_WEIGHT + LEXICAL_WEIGHT) * (1 + TASK_WEIGHT) + WHOLE_WEIGHT + TOKENS_WEIGHT
+# Of what each of several questions finds so many may come to be its best by what is known of them.
+VIEWED_TRACES = 10
 # The task is what a trace is cut into first, so its beginning is the first chunk.
 TASK_ORDINAL = 0
 
@@ -208,23 +210,21 @@ def by_score(ranking: Sequence[Ranked]) -> list[Ranked]:
     return sorted(ranking, key=lambda found: (-found.score, found.row))
 
 
-def seen_best_by(rankings: Sequence[Sequence[Ranked]]) -> dict[int, int]:
-    """Return by row which of several questions' rankings, by number, has each trace highest."""
-    best: dict[int, tuple[float, int]] = {}
-    for number, ranking in enumerate(rankings):
-        for found in ranking:
-            if found.row not in best or found.score > best[found.row][0]:
-                best[found.row] = (found.score, number)
-    return {row: number for row, (_, number) in best.items()}
+# What one of several questions says of the best that it found: by row, how much of the score that the trace has for all of them.
+View = Mapping[int, float]
 
 
-def leaders(ranking: Sequence[Ranked], seen_by: Mapping[int, int]) -> tuple[int, ...]:
-    """Return the first one of those that each of several questions sees best, by row."""
-    firsts: dict[int, int] = {}
-    for found in ranking:
-        if found.row in seen_by:
-            firsts.setdefault(seen_by[found.row], found.row)
-    return tuple(firsts.values())
+def views(rankings: Sequence[Sequence[Ranked]], merged: Sequence[Ranked]) -> tuple[View, ...]:
+    """Return the view of each question on one ranking of them all."""
+    whole = {found.row: found.score for found in merged}
+    return tuple({found.row: found.score / (whole[found.row] or 1.0) for found in ranking[:VIEWED_TRACES]} for ranking in rankings)
+
+
+def leaders(ranking: Sequence[Ranked], views: Sequence[View]) -> set[int]:
+    """Return the best of each question, by row, as a ranking has them that may have been weighed since."""
+    scores = {found.row: found.score for found in ranking}
+    known = ({row: share * scores[row] for row, share in view.items() if row in scores} for view in views)
+    return {max(view, key=lambda row: (view[row], -row)) for view in known if view}
 
 
 def led(ranking: Sequence[Ranked], leading: Collection[int]) -> list[Ranked]:

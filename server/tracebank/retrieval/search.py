@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from anyio import CapacityLimiter, to_thread
@@ -19,7 +19,7 @@ from tracebank.meaning import Meaning
 from tracebank.metrics import Metrics
 from tracebank.records import Filters
 from tracebank.retrieval.dense import Dense
-from tracebank.retrieval.fusion import Ranked, leaders, merge, seen_best_by
+from tracebank.retrieval.fusion import Ranked, View, leaders, merge, views
 from tracebank.retrieval.questions import all_of, parts_of
 from tracebank.retrieval.scoring import PARALLEL_SEARCHES, Asked, Faults, Scorer
 from tracebank.store import Store
@@ -34,7 +34,7 @@ LOADING = "the embedding model is still loading"
 class Searched:
     """A ranking, and how it was come by: `dense` tells whether meaning took part, by which `model`, `note` why it did not.
 
-    `cut`: there may be more than is told. `seen_by`: of several questions, which one sees a trace best, by row.
+    `cut`: there may be more than is told. `views` are those of several questions.
     """
 
     ranking: tuple[Ranked, ...]
@@ -42,12 +42,12 @@ class Searched:
     cut: bool = False
     model: str = ""
     note: str = ""
-    seen_by: Mapping[int, int] = field(default_factory=dict)
+    views: tuple[View, ...] = ()
 
     @property
-    def leading(self) -> tuple[int, ...]:
+    def leading(self) -> Collection[int]:
         """Of several questions the best of each, by row: one that has many would take the whole page."""
-        return leaders(self.ranking, self.seen_by)
+        return leaders(self.ranking, self.views) if self.views else ()
 
 
 class Retriever:
@@ -138,10 +138,11 @@ class Retriever:
             note = self._faults.note
         rankings = dict(zip(every, [ranking for ranking, _, _ in found], strict=True))
         dense = bool(questions) and all(deep for _, deep, _ in found)
+        ranking = merge(list(rankings.values()))
         several = [merge([rankings[part] for part in own]) for own in parts.values()] if len(parts) > 1 else []
         return Searched(
-            ranking=tuple(merge(list(rankings.values()))), seen_by=seen_best_by(several), dense=dense,
-            cut=any(cut for _, _, cut in found), model=model if dense else "", note=note,
+            ranking=tuple(ranking), views=views(several, ranking), dense=dense, cut=any(cut for _, _, cut in found),
+            model=model if dense else "", note=note,
         )  # fmt: skip
 
     async def _search_for(self, asked: Asked, namespaces: Sequence[int]) -> tuple[list[Ranked], bool, bool]:
