@@ -122,16 +122,13 @@ class _Ends:
         """Return the block of fenced code that a cut at this place would go through."""
         number = bisect_left(self.fences, at, key=lambda fence: fence.end)
         fence = self.fences[number] if number < len(self.fences) else None
-        return fence if fence and fence.start < at <= fence.body_end else None
+        return fence if fence and fence.start < at < fence.end else None
 
-    def _fencing(self, head: int, tail: int) -> Iterator[Span]:
-        """Yield the line that closes a block whose end is cut off, and the one that opens a block whose beginning is."""
-        opened, closed = self._fence_at(head), self._fence_at(tail)
-        if opened != closed:
-            if opened:
-                yield opened.body_end, opened.end
-            if closed:
-                yield closed.start, closed.body_start
+    def _fencing(self, *cuts: int) -> Iterator[Span]:
+        """Yield the lines that open and close each block that is cut through: an end of it may lack either, or a part of one."""
+        for fence in filter(None, map(self._fence_at, cuts)):
+            yield fence.start, fence.body_start
+            yield fence.body_end, fence.end
 
 
 def _affordable_mark(draft: Draft, goal: Goal, spans: Sequence[Span]) -> str:
