@@ -165,6 +165,14 @@ def test_a_short_sentence_is_said_again_by_somebody_else(tokenizer: Tokenizer) -
         assert said in short
 
 
+@pytest.mark.parametrize("query", ["Did the alarm ring, and did the door open?", ""])
+def test_a_short_sentence_is_said_again_of_something_else(tokenizer: Tokenizer, query: str) -> None:
+    """Each question keeps its answer, in the paragraph of another that was answered alike."""
+    answers = "Did the alarm ring? Yes. Did the door open? Yes. Did the light go on? No. Did the guard come? No."
+    text = f"{answers} " + "Nothing else was said. " * 9
+    assert answers in _extract(text, tokenizer, tokenizer.count(answers) + 60, query=query)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

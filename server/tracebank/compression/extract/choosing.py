@@ -7,23 +7,24 @@ Summarization", ACL 2011): what a unit adds shrinks with what was chosen before.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tracebank.compression.extract.outline import Outline
 from tracebank.compression.extract.units import Sort
+from tracebank.compression.extract.words import Bag
 
 # How much of its worth a unit loses whose words were all said before.
 REDUNDANCY = 0.15
 # 0 would ignore length, 1 would prefer crumbs.
 COST_POWER = 0.2
 _EPSILON = 1e-12
-# With fewer telling words a unit says what it says below its heading or by its speaker only.
+# With fewer telling words a unit says what it says below its heading or by its speaker only, and of what stands before it: "Yes."
 _FEWEST_TELLING = 5
 
-# The section of a unit, where it counts, and what stands in it.
-_Saying = tuple[int | None, str]
+# The section of a unit and the text before it, where they count, and what stands in it.
+_Saying = tuple[int | None, str, str]
 
 
 class _Brought(NamedTuple):
@@ -47,9 +48,13 @@ class Choice:
     chosen: set[int] = field(default_factory=set)
     spent_tokens: int = 0
     _said: set[str] = field(default_factory=set)
+    _saying: Sequence[_Saying] = field(init=False)
     _sayings: set[_Saying] = field(default_factory=set)
     _given_up: set[int] = field(default_factory=set)
     _totals: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._saying = list(_each_saying(self.outline))
 
     def take(self, position: int, *, framed: bool = True) -> None:
         """Choose a unit, with the frames around it."""
@@ -57,7 +62,7 @@ class Choice:
         brought = _Brought(
             positions=frozenset({position, *(self.outline.units[position].frames if framed else ())} - self.chosen),
             stems=frozenset(self.outline.bags[position].counts.keys() - self._said),
-            sayings=frozenset({self._saying(position)} - self._sayings),
+            sayings=frozenset({self._saying[position]} - self._sayings),
         )
         self.order.append(position)
         self._brought.append(brought)
@@ -118,15 +123,8 @@ class Choice:
     def _is_said(self, position: int) -> bool:
         """Tell whether a unit that was chosen says the same in the same words; what has no words, or is a little code, is structure."""
         bag, sort = self.outline.bags[position], self.outline.units[position].sort
-        structure = not bag.counts or (sort is Sort.CODE and self._is_brief(position))
-        return not structure and self._saying(position) in self._sayings
-
-    def _saying(self, position: int) -> _Saying:
-        section = self.outline.units[position].section if self._is_brief(position) else None
-        return section, " ".join(self.outline.piece(position).split())
-
-    def _is_brief(self, position: int) -> bool:
-        return len(self.outline.bags[position].telling) < _FEWEST_TELLING
+        structure = not bag.counts or (sort is Sort.CODE and _is_brief(bag))
+        return not structure and self._saying[position] in self._sayings
 
     def _gain(self, position: int, worth: float) -> float:
         known = self._share_said(position)
@@ -139,3 +137,16 @@ class Choice:
             total = self._totals[position] = sum(weights[stem] for stem in bag.counts)
         # In the order of the text: the sum of a set would differ with its order, which differs from process to process.
         return sum(weights[stem] for stem in bag.counts if stem in self._said) / total if total else 1.0
+
+
+def _each_saying(outline: Outline) -> Iterator[_Saying]:
+    """Yield what each unit says. Equal ones in a row all stand behind what is before the first."""
+    before = text = ""
+    for position, unit in enumerate(outline.units):
+        last, text = text, " ".join(outline.piece(position).split())
+        before = before if text == last else last
+        yield (unit.section, before, text) if _is_brief(outline.bags[position]) else (None, "", text)
+
+
+def _is_brief(bag: Bag) -> bool:
+    return len(bag.telling) < _FEWEST_TELLING
