@@ -30,14 +30,19 @@ class Language:
 
 
 def _language(name: str, lexer_name: str, doubtful: str = "", one_line_strings: bool = False) -> Language:
-    pattern = re.compile(doubtful) if doubtful else None
+    pattern = re.compile(doubtful, re.MULTILINE) if doubtful else None
     return Language(name=name, lexer_name=lexer_name, doubtful=pattern, one_line_strings=one_line_strings)
 
 
 _OURS, _PYGMENTS = "tracebank.compression.lexers", "pygments.lexers"
-# A tag may hold text such as `see // this`; the lexer is quadratic in the length of a chain such as a.b.c, and behind a bracket it takes
-# a regular expression for a division, though a quote or a class of characters in it may hide what looks like a comment.
-_DOUBTFUL_SCRIPT = r"""</|/>|[\w?.$]{200}|[)}]\s*/(?![/*])(?:\\.|[^/\\\n])*["'`\[][^\n]*/"""
+# A tag may hold text such as `see // this`; the lexer is quadratic in the length of a chain such as a.b.c, and behind what may end a
+# value or come before one, and at the margin, it may take a regular expression for a division or the contrary, though a quote or a class of
+# characters in it may hide what looks like a comment.
+_DOUBTFUL_SCRIPT = (
+    r"</|/>|[\w?.$]{200}"
+    r"|(?:(?:[)}]|=>|\.\.\.|\+\+|--|[\w$)\]]!|\b(?:this|super|of|async|await|yield|static))\s*|^)"
+    r"""/(?![/*])(?:\\.|[^/\\\n"'`\[])*+["'`\[][^\n]*/"""
+)
 _LANGUAGES = {
     "python py python3 py3": _language("python", f"{_PYGMENTS}.python:PythonLexer"),
     "c h": _language("c", f"{_OURS}:CLikeLexer"),
@@ -45,7 +50,7 @@ _LANGUAGES = {
     "java": _language("java", f"{_OURS}:JavaLexer"),
     # A template may hold a string that holds anything. One pair of braces within it is looked through.
     "kotlin kt": _language("kotlin", f"{_OURS}:KotlinLexer", r'\$\{(?:[^{}"]|\{[^{}"]*\})*+["{]'),
-    "csharp c# cs": _language("csharp", f"{_OURS}:CSharpLexer", r'\$@?"(?:[^"{]|\{\{|\{[^{}"]*\})*+\{[^}"]*["{]'),
+    "csharp c# cs": _language("csharp", f"{_OURS}:CSharpLexer", r'\$@?"(?:\\"|""|[^"{]|\{\{|\{[^{}"]*\})*+\{[^}"]*["{]'),
     # The comment above `import "C"` is C code.
     "go golang": _language("go", f"{_OURS}:GoLexer", r'import "C"'),
     "rust rs": _language("rust", f"{_OURS}:RustLexer"),
@@ -67,8 +72,8 @@ _SHEBANG = re.compile(r"\A#![^\n]*\b(?P<name>python|bash|sh)[\d.]*\s*$", re.MULT
 _BEGINS = r"(?:def |class |import |from \w|async def |@\w|if __name__)"
 _PYTHON = re.compile("^" + _BEGINS, re.MULTILINE)
 _AFTER_BLANK_LINE = re.compile("(?<=\n\n)" + _BEGINS)
-# The clause that begins every file of Go, and an import or a function as only Go writes them: Kotlin and Scala have such a clause, too.
-_GO = re.compile(r"\A(?:\s|//[^\n]*+|/\*(?s:.*?)\*/)*+package \w+[ \t\r]*\n(?s:.*?)^(?:func |import [(\"])", re.MULTILINE)
+# The clause that begins every file of Go, and a function as only Go writes it: Kotlin, Scala and CUE have such a clause, too.
+_GO = re.compile(r"\A(?:\s|//[^\n]*+|/\*(?s:.*?)\*/)*+package \w+[ \t\r]*\n(?s:.*?)^func ", re.MULTILINE)
 
 # warnings.catch_warnings changes the whole process, so our threads take turns.
 _ONE_AT_A_TIME = threading.Lock()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pygments.lexer import RegexLexer, inherit
+from pygments.lexer import RegexLexer, include, inherit
 from pygments.lexers.javascript import JavascriptLexer
 from pygments.lexers.sql import SqlLexer as PygmentsSqlLexer
 from pygments.token import Comment, Name, Number, Punctuation, String, Whitespace
@@ -43,9 +43,9 @@ class JavaLexer(CLikeLexer):
 
 
 class KotlinLexer(CLikeLexer):
-    """Kotlin: also raw strings in three quotes, which know no escapes and may end in a quote of their own."""
+    """Kotlin: also raw strings in three quotes, which know no escapes and may end in a quote of their own, and names in back quotes."""
 
-    tokens: ClassVar[dict[str, list[Any]]] = {"root": [(r'"""(?s:.*?)(?:"{3,}+|\Z)', String), inherit]}
+    tokens: ClassVar[dict[str, list[Any]]] = {"root": [(r'"""(?s:.*?)(?:"{3,}+|\Z)', String), (r"`[^`\n]*+`", Name), inherit]}
 
 
 class CSharpLexer(CLikeLexer):
@@ -91,15 +91,18 @@ class RustLexer(CLikeLexer):
 
 
 class ScriptLexer(JavascriptLexer):
-    """JavaScript and TypeScript: Pygments' lexer, which knows regular expressions and templates, and decorators."""
+    """JavaScript and TypeScript: Pygments' lexer, which knows regular expressions, and decorators and templates with braces in them."""
 
     tokens: ClassVar[dict[str, list[Any]]] = {
         "commentsandwhitespace": [(_BLOCK_COMMENT, Comment.Multiline), inherit],
-        "root": [(r"@", Punctuation), inherit],
+        # A property may be called like a keyword, behind which a slash begins a regular expression.
+        "root": [(r"@", Punctuation), (r"(?<=\.)[^\W\d]\w*", Name), inherit],
+        "interp-inside": [(r"\{", Punctuation, ("braces", "slashstartsregex")), inherit],
+        "braces": [(r"\{", Punctuation, ("braces", "slashstartsregex")), (r"\}", Punctuation, "#pop"), include("root")],
     }
 
 
 class SqlLexer(PygmentsSqlLexer):
     """SQL: Pygments' lexer, and names in back quotes (MySQL) or brackets (SQL Server)."""
 
-    tokens: ClassVar[dict[str, list[Any]]] = {"root": [(r"`[^`\n]*+`|\[[^\]'\"\n]*+\]", Name), inherit]}
+    tokens: ClassVar[dict[str, list[Any]]] = {"root": [(r"`[^`\n]*+`|\[(?:[^\]'\"\n]|\]\])*+\]", Name), inherit]}
