@@ -119,6 +119,15 @@ def test_what_is_drawn_with_bars_stays(drawing: str) -> None:
     assert compact(segment) == segment.body
 
 
+DIFF = '@@ -1,7 +1,7 @@\n | a   | b  |\n-|-----|----|\n+|----|----|\n | 1   | x  |\n {"a": 1}\n\n \n ------\n | 2   | y  |\n'
+
+
+@pytest.mark.parametrize("text", [f"Please look at this.\n\n{DIFF}", f"```text\n{DIFF}```\n"], ids=["prose", "fence"])
+def test_a_diff_stays_as_it_is(tokenizer: Tokenizer, text: str) -> None:
+    """With tables, rules and JSON in it, for it is to be applied to a file that has them like that."""
+    assert _short(text, tokenizer) == text
+
+
 def test_labels_of_documents_say_their_words_once() -> None:
     """The first shows what the numbers and titles are; a title that the text repeats as its heading stands once."""
     text = (

@@ -24,6 +24,7 @@ _SHOWN_CHARS = 60
 # The opening may follow a list mark ("- ```python"); both may be indented or quoted ("> ```").
 _FENCE = re.compile(r"^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)$", re.MULTILINE)
 _LANGUAGE = re.compile(r"[\w+#.-]+")
+_HUNK = re.compile(r"^@@ -\d+", re.MULTILINE)
 _KEEP_MARK = re.compile(r"<(/?)keep>")
 
 
@@ -50,6 +51,11 @@ class Segment:
     def text(self) -> str:
         """Return the segment as it stands in the text."""
         return f"{self.opening}{self.body}{self.closing}"
+
+    @property
+    def is_diff(self) -> bool:
+        """Tell whether there is a diff in it, where a blank at the beginning of a line says that it stays, and is all of an empty one."""
+        return _HUNK.search(self.body) is not None
 
     def with_body(self, body: str) -> Segment:
         """Return this segment with another body."""
@@ -179,9 +185,9 @@ def _block(text: str, region: Region, spans: Sequence[Span]) -> Segment:
 
 
 def _prose(text: str, span: Span, spans: Sequence[Span]) -> Iterator[Segment]:
-    """Yield the prose in `span`, the JSON in it as blocks of their own, the lines with a kept piece as KEPT."""
+    """Yield the prose in `span`, the JSON in it as blocks of their own (not around or in a diff), the lines with a kept piece as KEPT."""
     at, end = span
-    for json_start, json_end in json_spans(text, at, end):
+    for json_start, json_end in () if _HUNK.search(text, at, end) else json_spans(text, at, end):
         yield from _lines(text, (at, json_start), spans)
         json = Region(start=json_start, body_start=json_start, body_end=json_end, end=json_end, language="json")
         yield _block(text, json, spans)

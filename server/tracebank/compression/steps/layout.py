@@ -29,8 +29,8 @@ _LABEL = re.compile(
 
 
 def compact(segment: Segment) -> str:
-    """Drop padding in tables, shorten rules to three signs; write once the date of a log's lines and the words of labels."""
-    if segment.kind is not Kind.PROSE and segment.language not in LOGS:
+    """Drop padding in tables, shorten rules to three signs; write once the date of a log's lines and the words of labels. A diff stays."""
+    if segment.is_diff or (segment.kind is not Kind.PROSE and segment.language not in LOGS):
         return segment.body
     lines = _undrawn(segment.body.split("\n"), tables=segment.language not in _DRAWINGS)
     return "\n".join(_labelled_once(_dated_once(list(lines))))

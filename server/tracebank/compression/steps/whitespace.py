@@ -14,8 +14,6 @@ _LEADING_BLANK_LINES = re.compile(r"\A\n{2,}")
 _RUN = re.compile(r"(?<=[^\W\d_]|[,;!?])  +(?=[\w(])|(?<=[^\W\d_]\.)  +(?=[\w(])")
 # Code, tables, quoted values and what is indented as code.
 _NOT_PROSE = re.compile(r"""^(?: {4}|\t)|[`|"\t={}<>\\$#*_/]|\w[(\[]""")
-# A blank at the beginning of a line in a diff says that the line stays, and is all there is of an empty one.
-_DIFF = re.compile(r"^@@ -\d+", re.MULTILINE)
 _RUN_ANYWHERE = re.compile(r"(?<=\S) {2,}(?=\S)")
 
 
@@ -24,7 +22,7 @@ def tidied(segment: Segment) -> str:
 
     Indentation stays, and so do columns: a run that lines up with one in the line before or after it. So does all in a diff.
     """
-    if segment.kind is not Kind.PROSE or _DIFF.search(segment.body):
+    if segment.kind is not Kind.PROSE or segment.is_diff:
         return segment.body
     text = _TRAILING.sub("", segment.body.replace("\r\n", "\n"))
     text = _LEADING_BLANK_LINES.sub("\n", _BLANK_LINES.sub("\n\n", text))
