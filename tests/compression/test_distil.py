@@ -76,9 +76,18 @@ def test_json_without_a_fence_keeps_its_words(tokenizer: Tokenizer, strategy: St
 
 
 @pytest.mark.parametrize("strategy", ["auto", "extract"])
-def test_code_without_a_fence_keeps_its_words(tokenizer: Tokenizer, strategy: Strategy) -> None:
+@pytest.mark.parametrize(
+    ("begins", "function"),
+    [
+        ("import os\n\n\n", "def load_{}(path, mode):\n    return open(path, mode)\n"),
+        ("package main\n\n", "func load{}(path string) {{\n\tos.Open(path, os.Mode)\n}}\n"),
+        ("#!/bin/bash\n\n", "load_{}() {{\n    cat path mode\n}}\n"),
+    ],
+    ids=["python", "go", "bash"],
+)
+def test_code_without_a_fence_keeps_its_words(tokenizer: Tokenizer, strategy: Strategy, begins: str, function: str) -> None:
     """Whole blocks of it go."""
-    code = "import os\n\n\n" + "\n\n".join(f"def load_{name}(path, mode):\n    return open(path, mode)\n" for name in "abcdefgh")
+    code = begins + "\n\n".join(function.format(name) for name in "abcdefgh")
     compressed = compress(code, budget_tokens=int(tokenizer.count(code) * 0.7), tokenizer=tokenizer, strategy=strategy, words=_all_alike)
     assert set(compressed.text.splitlines()) <= {*code.splitlines(), "…"}
 

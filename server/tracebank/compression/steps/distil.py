@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from tracebank.compression.draft import Cut, Draft, Goal
 from tracebank.compression.json_text import json_spans
-from tracebank.compression.languages import certainly_python
+from tracebank.compression.languages import guess
 from tracebank.compression.segments import Span, fences, located, merged, touching
 from tracebank.compression.steps.extract import extracted
 
@@ -25,9 +25,9 @@ _NEVER = re.compile(r"\d|…|\A\W+\Z")
 def distilled(draft: Draft, goal: Goal) -> Cut | None:
     """Return what extraction leaves of a budget that is larger by as much as words can go, without these words.
 
-    None where that does not reach the budget, or where all of it is code, of which each word counts.
+    None where that does not reach the budget, or where all of it is code whose language shows without a fence: each word of it counts.
     """
-    if goal.words is None or certainly_python(draft.text):
+    if goal.words is None or guess(draft.text):
         return None
     wide = replace(goal, budget_tokens=int(goal.budget_tokens / KEPT_SHARE))
     cut = Cut(text=draft.text, gaps=()) if draft.tokens <= wide.budget_tokens else extracted(draft, wide)
@@ -38,7 +38,7 @@ def distilled(draft: Draft, goal: Goal) -> Cut | None:
 
 
 def _dispensable(text: str, goal: Goal) -> list[Span]:
-    """Return the words that may go, the most dispensable first, never code, JSON or what is protected."""
+    """Return the words that may go, the most dispensable first, never fenced code, JSON or what is protected."""
     assert goal.words is not None
     blocks = ((fence.start, fence.end) for fence in fences(text))
     fixed = merged([*(located(text, goal.protected) or ()), *blocks, *json_spans(text, 0, len(text))])
