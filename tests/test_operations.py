@@ -17,7 +17,7 @@ from samples import WAIT_S, TinyModel, everything, settings_of, settled, warm
 from tracebank.chunking import text_hash
 from tracebank.embedding import EmbeddingModel, Vectors
 from tracebank.engine import Engine, Session
-from tracebank.errors import DataDirError, IndexFaultError, InputError, ModelLoadError, StoreError, StoreFullError, TracebankError
+from tracebank.errors import DataDirError, IndexFaultError, InputError, ModelLoadError, StoreError, StoreLockedError, TracebankError
 from tracebank.index import ChromaVectorIndex
 from tracebank.operations import OPERATIONS, Events
 from tracebank.reporting import examine
@@ -130,7 +130,7 @@ async def test_a_full_disk_ends_the_waiting_with_the_reason_and_room_lets_the_in
 async def test_a_fault_that_passes_does_not_end_the_waiting(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what stays does."""
     monkeypatch.setattr("tracebank.indexer.RETRY_S", 0.01)
-    faults = [StoreError("database is locked")] * 2
+    faults = [StoreLockedError("database is locked")] * 2
 
     def failing(*arguments: Any, **named: Any) -> Any:
         if faults:
@@ -141,6 +141,24 @@ async def test_a_fault_that_passes_does_not_end_the_waiting(session: Session, mo
     await add(session, "one")
     assert (await result(call(session, "wait_indexed")))["pending"] == 0
     assert (faults, session.engine.indexer.stalled) == ([], {})
+
+
+async def test_a_disk_that_fails_ends_the_waiting_with_the_reason(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may fail for ever; when it works again, the index goes on."""
+    monkeypatch.setattr("tracebank.indexer.RETRY_S", 0.01)
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise StoreError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tracebank.indexer.load_work", failing)
+        await add(session, "one")
+        async with asyncio.timeout(WAIT_S):
+            told = await result(call(session, "wait_indexed"))
+        assert (told["pending"] > 0, told["stalled"]) == (True, "disk I/O error")
+    assert await session.engine.indexer.wait(outbox.SINKS, up_to=None, timeout_s=WAIT_S)
+    assert (await result(call(session, "wait_indexed")))["pending"] == 0
+    assert session.engine.indexer.stalled == {}
 
 
 async def test_what_others_store_meanwhile_is_not_waited_for(session: Session, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +210,7 @@ async def test_waiting_ends_where_there_will_be_no_meaning(
         assert len((await result(call(session, "search", arguments={"query": "t"})))["results"]) == 1
 
 
-@pytest.mark.parametrize("error", [IndexFaultError, DataDirError, StoreFullError])
+@pytest.mark.parametrize("error", [IndexFaultError, DataDirError, StoreError])
 @pytest.mark.parametrize("step", ["opened", "filled"])
 async def test_an_index_of_vectors_that_finds_no_room_comes_up_when_there_is_some(
     tmp_path: Path, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch, step: str, error: type[TracebankError]

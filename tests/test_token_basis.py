@@ -15,7 +15,8 @@ from samples import WAIT_S, TinyModel, settings_of, settled, tiny_vector
 from tracebank.answering.asking import CACHE_NAME
 from tracebank.embedding import PROBE, TokenVectors, Vectors, packed
 from tracebank.engine import Engine
-from tracebank.store import outbox
+from tracebank.errors import StoreError
+from tracebank.store import models, outbox
 from tracebank.work import load_work
 
 pytestmark = pytest.mark.anyio
@@ -113,6 +114,21 @@ async def test_a_kill_midway_leaves_no_trace_without_tokens(tmp_path: Path, toke
     async with Engine.open(settings_of(tmp_path)) as engine:
         await settled(engine)
         assert await kept(engine) == before
+
+
+async def test_a_disk_that_fails_meanwhile_is_waited_for(tmp_path: Path, tokenwise: Tokenwise, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meaning is not off until the next start for it."""
+    monkeypatch.setattr("tracebank.semantics.RETRY_S", 0.01)
+    faults, probe = [StoreError("disk I/O error")], models.token_probe
+
+    def failing(db: sqlite3.Connection, model: int) -> bytes | None:
+        if faults:
+            raise faults.pop()
+        return probe(db, model)
+
+    monkeypatch.setattr("tracebank.token_basis.models.token_probe", failing)
+    before = await filled(tmp_path)
+    assert (len(before), faults) == (len(TASKS), [])
 
 
 async def test_what_is_forgotten_while_the_model_loads_goes_from_the_index(tmp_path: Path, tokenwise: Tokenwise, load_with: Any) -> None:

@@ -9,7 +9,8 @@
     ├── StoreError             the SQLite file cannot do what was asked
     │   ├── StoreCorruptError      the file is not a readable database
     │   ├── StoreVersionError      the file was written by a newer Tracebank
-    │   └── StoreFullError         no space left on the device
+    │   ├── StoreFullError         no space left on the device
+    │   └── StoreLockedError       another program has locked the file: it passes by itself
     ├── IndexFaultError        a derived index failed (it can always be rebuilt)
     │   └── IndexUnreachableError  it is on a server that does not answer: it may be well
     ├── EmbeddingError         a text could not be embedded
@@ -80,6 +81,10 @@ class StoreVersionError(StoreError):
 
 class StoreFullError(StoreError):
     """The device that holds the store has no space left. Nothing of the failed write was kept."""
+
+
+class StoreLockedError(StoreError):
+    """Another program has locked the store for longer than one waits for it."""
 
 
 class IndexFaultError(TracebankError):

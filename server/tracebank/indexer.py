@@ -28,6 +28,7 @@ from tracebank.errors import (
     IndexUnreachableError,
     StoreError,
     StoreFullError,
+    StoreLockedError,
     TracebankError,
 )
 from tracebank.index import IndexedText, WordIndex
@@ -47,8 +48,6 @@ ENTRIES_READ = 256
 FREE_BYTES_WANTED = 32 * 1_048_576
 RETRY_S = 5.0
 MAX_REBUILDS = 3
-# What does not pass by itself.
-STALLING = (StoreFullError, DataDirError, IndexUnreachableError)
 
 
 class Indexer:
@@ -80,7 +79,7 @@ class Indexer:
         self._suspects: set[tuple[Sink, int]] = set()
         self.rebuilds: dict[str, int] = dict.fromkeys(ALL_SINKS, 0)
         self.faults: dict[str, str] = {}
-        # Why an index does not go on, until it does: the disk is full, or its server does not answer.
+        # Why an index does not go on, until it does: the disk is full or fails, or its server does not answer.
         self.stalled: dict[Sink, str] = {}
 
     def attach(self, meaning: Meaning, sink: Sink = "vectors") -> None:
@@ -193,7 +192,8 @@ class Indexer:
                 await self._turn(sink)
             except (StoreError, DataDirError, IndexUnreachableError) as error:
                 log.warning("%s; the index of %s waits", error, sink)
-                if isinstance(error, STALLING):
+                # Another program lets go of the store sooner or later; nothing else passes by itself.
+                if not isinstance(error, StoreLockedError):
                     self.stalled[sink] = str(error)
                     await self._announce()
                 await asyncio.sleep(RETRY_S)

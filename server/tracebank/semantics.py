@@ -17,7 +17,7 @@ from anyio import to_thread
 from tracebank.background import Background
 from tracebank.compaction import LOOK_EVERY_S, Compaction
 from tracebank.embedding import EmbeddingModel, EmbeddingService, load_model, vectors_name
-from tracebank.errors import DataDirError, IndexFaultError, ModelLoadError, StoreFullError, TracebankError
+from tracebank.errors import DataDirError, IndexFaultError, ModelLoadError, StoreError, TracebankError
 from tracebank.gate import Gate
 from tracebank.index import ChromaServer, VectorIndex
 from tracebank.indexer import Indexer
@@ -135,7 +135,7 @@ class Semantics:
             return
         self._came_up("model", began)
         meaning = Meaning(index, self.embedding, plan.serving.id)
-        await settle_tokens(self._store, meaning, "vectors", self._forget_questions)
+        await self._patiently(lambda: settle_tokens(self._store, meaning, "vectors", self._forget_questions))
         self._indexer.attach(meaning)
         self._retriever.attach(meaning)
         self._serves(meaning)
@@ -150,12 +150,12 @@ class Semantics:
             await to_thread.run_sync(index.mark_filled)
 
     async def _patiently(self, action: Callable[[], Awaitable[Result]]) -> Result:
-        """Return what an action comes to. A disk that is full, or a server that is away, is waited for; words answer meanwhile."""
+        """Return what an action comes to. A disk that is full or fails, or a server that is away, is waited for; words answer meanwhile."""
         pause_s = RETRY_S
         while True:
             try:
                 result = await action()
-            except (DataDirError, IndexFaultError, StoreFullError) as error:
+            except (DataDirError, IndexFaultError, StoreError) as error:
                 # As text: a record of the log would hold the error's frames, and with them a connection that was half made.
                 self._background.problems["meaning"] = problem = str(error)
                 log.warning("meaning waits: %s", problem)

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 from samples import NOW_MS, WAIT_S, cut, everything, put, trace
 
-from tracebank.errors import StoreError, StoreFullError
+from tracebank.errors import StoreError, StoreFullError, StoreLockedError
 from tracebank.store import Store, outbox, traces
 from tracebank.store.outbox import SINKS
 from tracebank.store.store import READERS
@@ -227,6 +227,18 @@ async def test_a_disk_that_fails_is_not_called_full(store: Store) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
     assert not isinstance(caught.value, StoreFullError)
     assert (await put(store, trace("after")))[0].status == "created"
+
+
+async def test_a_store_that_another_program_has_locked_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That passes by itself, unlike what else may be wrong with a store."""
+    monkeypatch.setattr("tracebank.store.opening._BUSY_TIMEOUT_S", 0.0)
+    store = Store.open(tmp_path / "store.sqlite3")
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreLockedError, match="another program has it open"):
+            await put(store, trace("1"))
+    assert (await put(store, trace("1")))[0].status == "created"
+    store.close()
 
 
 async def test_on_a_full_disk_small_writes_are_not_taken_down_by_a_large_one(small_disk: Path) -> None:

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from tracebank.errors import DataDirError, StoreCorruptError, StoreError, StoreFullError, StoreVersionError, TracebankError
+from tracebank.errors import (
+    DataDirError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreVersionError,
+    TracebankError,
+)
 from tracebank.store.schema import MIGRATIONS
 
 APPLICATION_ID = 0x54524B42  # "TRKB"
@@ -18,6 +26,7 @@ _SQLITE_HEADER = b"SQLite format 3\x00"
 _BUSY_TIMEOUT_S = 10.0
 # What SQLite calls a full disk; the second where there is no room for the memory that its connections share.
 _FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
 
 
 def translate(error: sqlite3.Error, path: Path) -> StoreError:
@@ -27,6 +36,8 @@ def translate(error: sqlite3.Error, path: Path) -> StoreError:
         return StoreFullError(f"no space left for {path}: nothing of this call was stored; free some space and try again ({text})")
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
         return StoreCorruptError(f"{path} is damaged ({text}); it is left as it is: restore a copy, or move it away to start empty")
+    if name.startswith(_LOCKED):
+        return StoreLockedError(f"{path}: {text}; another program has it open, try again when that has ended")
     if name.startswith("SQLITE_IOERR"):
         return StoreError(f"{path} cannot be read or written: {text} ({name}); see whether its disk fails or a quota is used up")
     return StoreError(f"{path}: {text}")
