@@ -208,6 +208,8 @@ async def test_waiting_ends_where_there_will_be_no_meaning(
         told = await result(call(session, "wait_indexed"))
         assert told == {"pending": 0, "meaning": False, "note": f"the {broken} is broken"}
         assert len((await result(call(session, "search", arguments={"query": "t"})))["results"]) == 1
+        findings = (await result(call(session, "doctor")))["findings"]
+        assert {"what": "index of vectors, default", "well": False, "found": "0 of 1 texts"} in findings
 
 
 @pytest.mark.parametrize("error", [IndexFaultError, DataDirError, StoreError])

@@ -231,7 +231,8 @@ async def _compared(engine: Engine, sink: outbox.Sink, name: str, space: int) ->
         before, after = after, await engine.store.read(stored)
         _, expected, pending = after
         found = f"{count} of {expected} {'chunks' if sink == 'words' else 'texts'}"
-        at_rest = index is None or sink in engine.indexer.stalled or sink in engine.indexer.faults or (before == after and not pending)
+        served = sink == "words" or sink in engine.indexer.meanings
+        at_rest = not served or sink in engine.indexer.stalled or sink in engine.indexer.faults or (before == after and not pending)
         if count == expected or at_rest:
             return what, count == expected, found
         await engine.indexer.wait((sink,), up_to=None, timeout_s=CATCHING_UP_S)
