@@ -63,7 +63,6 @@ from tracebank.retrieval import Page, Reranker, Retriever
 from tracebank.semantics import Semantics
 from tracebank.settings import Settings
 from tracebank.store import Added, Store, StoredTrace, originals, outbox, traces
-from tracebank.store.identity import identity
 from tracebank.tokens import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -255,7 +254,7 @@ class Engine:
             startup.done("store")
             try:
                 origin = Origin(settings.data_dir / "index")
-                origin.settle(store.read_now(identity), [settings.data_dir / CACHE_NAME])
+                await origin.settle(store, [settings.data_dir / CACHE_NAME])
                 words = TantivyWordIndex(settings.data_dir / "index" / "words")
                 engine = cls(settings, store, words, startup, clock=clock, origin=origin)
                 async with engine._running():
