@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +330,28 @@ def test_of_two_exports_to_one_file_each_is_whole(tmp_path: Path) -> None:
         assert file.read_text(encoding="utf-8") == "second"
     assert file.read_text(encoding="utf-8") == "first"
     assert list(tmp_path.iterdir()) == [file]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tracebank.cli.output import writing
+with writing(Path(sys.argv[1])) as file:
+    file.write("a memory")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a signal that kills")
+def test_what_a_killed_export_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    """Whatever that one writes to in the same directory: a backup has another name each day."""
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "monday.jsonl")], check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.read_text(encoding="utf-8") == "a memory"
+    with writing(tmp_path / "tuesday.jsonl") as file:
+        file.write("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["tuesday.jsonl"]
 
 
 def test_an_export_onto_a_full_disk_says_so_in_a_line(shared: Home, small_disk: Path, namespace: str) -> None:

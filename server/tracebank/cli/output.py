@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import TextIO
 
 from tracebank.errors import EngineError
+
+if sys.platform != "win32":
+    import fcntl
+
+PART_PREFIX, PART_SUFFIX = ".tracebank-", ".part"
 
 
 @contextmanager
@@ -48,20 +54,49 @@ def _is_standard_output(path: Path) -> bool:
 def _replacing(path: Path) -> Iterator[TextIO]:
     """Write a file beside the other one, and put it in its place when all of it is on the disk."""
     before = _writable(path)
-    # It holds memories: who else may read them is for its owner to say, as he has for a file that is there.
-    descriptor, name = tempfile.mkstemp(prefix=".tracebank-", suffix=".part", dir=path.parent)
-    part = Path(name)
+    _discard_abandoned(path.parent)
+    descriptor, part = _begin(path.parent)
     try:
         with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(descriptor)
-        if before is not None:
-            part.chmod(stat.S_IMODE(before.st_mode))
-        part.replace(path)
+            if before is not None:
+                part.chmod(stat.S_IMODE(before.st_mode))
+            if sys.platform != "win32":
+                part.replace(path)  # while it is locked
+        if sys.platform == "win32":
+            part.replace(path)  # what is open cannot be renamed there
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _begin(directory: Path) -> tuple[int, Path]:
+    """Return a new file, open and locked for as long as it is."""
+    while True:
+        # It holds memories: who else may read them is for its owner to say, as he has for a file that is there.
+        descriptor, name = tempfile.mkstemp(prefix=PART_PREFIX, suffix=PART_SUFFIX, dir=directory)
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # where a file system has no locks, nothing is taken for abandoned
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not os.fstat(descriptor).st_nlink:
+                # Somebody has found it before it was locked.
+                os.close(descriptor)
+                continue
+        return descriptor, Path(name)
+
+
+def _discard_abandoned(directory: Path) -> None:
+    """Delete what was left by exports that were killed: it holds memories, and nobody would ever look for it."""
+    for part in directory.glob(f"{PART_PREFIX}*{PART_SUFFIX}"):
+        with contextlib.suppress(OSError):  # it is being written, or another user's
+            if sys.platform == "win32":
+                part.unlink()  # what is open cannot be deleted there
+            else:
+                with part.open("r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
 
 
 def _writable(path: Path) -> os.stat_result | None:
