@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_read_to_its_end_is_told_with_what_is_in(shared: H
     if not unreadable.exists():
         pytest.skip("there is no file whose beginning cannot be read")
     done = shared.run("import", str(tmp_path / "good"), str(unreadable), "-n", namespace)
-    assert (done.code, said(done.errors)) == (1, f"tracebank: {unreadable} cannot be read: Input/output error; 1 traces were stored before")
+    assert (done.code, said(done.errors)) == (1, f"tracebank: {unreadable} cannot be read: Input/output error; 1 trace stored before")
 
 
 def test_standard_input_that_is_closed_is_told_in_a_line(shared: Home) -> None:
@@ -277,6 +277,32 @@ async def cut_short():
         yield one_event
 remote.engine = cut_short
 """
+
+
+# The same, where the engine ends while an import waits for the indexes.
+ENDED = """
+from tracebank import remote
+whole = remote.engine
+@remote.asynccontextmanager
+async def ended():
+    async with whole() as call:
+        async def until_all_is_stored(operation, **arguments):
+            if operation == "wait_indexed":
+                raise remote.EngineEndedError("the engine has ended")
+            async for event in call(operation, **arguments):
+                yield event
+        yield until_all_is_stored
+remote.engine = ended
+"""
+
+
+def test_an_import_whose_engine_ends_when_all_is_stored_does_not_call_for_another(shared: Home, tmp_path: Path, namespace: str) -> None:
+    """Lines without a trace_id would come twice."""
+    (tmp_path / "sitecustomize.py").write_text(ENDED, encoding="utf-8")
+    broken = {"PYTHONPATH": f"{tmp_path}:{shared.environment['PYTHONPATH']}"}
+    done = shared.run("import", "-", "-n", namespace, given=b'{"task": "t"}', variables=broken)
+    told = "1 trace imported, but not all can be found yet: the engine has ended, and the next one goes on"
+    assert (done.code, said(done.errors)) == (1, told)
 
 
 def test_an_export_that_fails_leaves_the_file_as_it_was(shared: Home, tmp_path: Path, namespace: str) -> None:

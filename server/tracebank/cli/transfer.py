@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -26,42 +27,39 @@ BATCH_LINES, BATCH_BYTES = 100, 8 * 1_048_576
 LINE_BYTES = link.MAX_LINE_BYTES - 1_048_576
 
 
+@dataclass(slots=True, kw_only=True)
+class _Sent:
+    """How far an import has come: how many traces are stored, how many lines could not be, and up to where."""
+
+    stored: int = 0
+    failed: int = 0
+    place: str
+
+
 @command
 async def import_(
     files: Annotated[list[str], typer.Argument(help="JSON Lines of traces; - for standard input.")],
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Of all; default: each line's own, else the setting.")] = None,
 ) -> int:
     """Import traces. Returns when all can be found; bad lines are reported with their number, the others go in."""
-    stored, failed, place = 0, 0, f"the beginning of {files[0]}"
+    sent = _Sent(place=f"the beginning of {files[0]}")
     with ExitStack() as stack:
         sources = [(name, _open(name, stack)) for name in files]
         progress = stack.enter_context(_progress())
-        try:
-            async with engine() as call:
-                reading = progress.add_task("stored", total=None)
-                try:
-                    for name, lines in sources:
-                        for batch, too_long in _batches(lines):
-                            result = await last(call("import", lines=batch, namespace=namespace))
-                            errors = sorted((*result["errors"], *too_long), key=lambda error: error[0])
-                            stored += result["stored"]
-                            failed += len(errors)
-                            place = f"line {max(number for number, _ in (*batch, *too_long))} of {name}"
-                            progress.update(reading, completed=stored)
-                            for number, problem in errors:
-                                print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
-                except EngineEndedError:
-                    raise
-                except TracebankError as error:
-                    raise EngineError(f"{error}; {stored} traces were stored before") from error
-                progress.update(reading, total=stored)
-                indexed = await _follow_indexing(call, progress)
-        except EngineEndedError as error:
-            # An engine may end between storing what was on its way and saying so.
-            raise EngineEndedError(
-                f"the engine has ended: {counted(stored, 'trace')} stored, up to {place}, perhaps with some of the next {BATCH_LINES} "
-                "lines. Run the command again with what follows there: of what is stored, lines without a trace_id would come twice"
-            ) from error
+        async with engine() as call:
+            try:
+                await _send(sources, namespace, call, progress, sent)
+            except EngineEndedError as error:
+                # An engine may end between storing what was on its way and saying so.
+                raise EngineEndedError(
+                    f"the engine has ended: {counted(sent.stored, 'trace')} stored, up to {sent.place}, perhaps with some of the next "
+                    f"{BATCH_LINES} lines. Run the command again with what follows there: of what is stored, lines without a trace_id "
+                    "would come twice"
+                ) from error
+            except TracebankError as error:
+                raise EngineError(f"{error}; {counted(sent.stored, 'trace')} stored before") from error
+            indexed = await _follow_indexing(call, progress)
+    stored, failed = sent.stored, sent.failed
     if stalled := indexed.get("stalled"):
         told = f"{counted(stored, 'trace')} imported, but not all can be found yet: {stalled}"
     else:
@@ -72,6 +70,22 @@ async def import_(
         told + (f"; {counted(failed, 'line')} {'was' if failed == 1 else 'were'} not" if failed else ""), markup=False, highlight=False
     )
     return 1 if failed or stalled else 0
+
+
+async def _send(sources: Sequence[tuple[str, Iterator[Line]]], namespace: str | None, call: Call, progress: Progress, sent: _Sent) -> None:
+    """Let the engine store all lines. Of those that are bad, tell the number and the problem."""
+    reading = progress.add_task("stored", total=None)
+    for name, lines in sources:
+        for batch, too_long in _batches(lines):
+            result = await last(call("import", lines=batch, namespace=namespace))
+            errors = sorted((*result["errors"], *too_long), key=lambda error: error[0])
+            sent.stored += result["stored"]
+            sent.failed += len(errors)
+            sent.place = f"line {max(number for number, _ in (*batch, *too_long))} of {name}"
+            progress.update(reading, completed=sent.stored)
+            for number, problem in errors:
+                print(f"tracebank: {name}, line {number}: {problem}", file=sys.stderr)
+    progress.update(reading, total=sent.stored)
 
 
 def _open(name: str, stack: ExitStack) -> Iterator[Line]:
@@ -135,16 +149,20 @@ def _progress() -> Progress:
 
 
 async def _follow_indexing(call: Call, progress: Progress) -> dict[str, Any]:
+    """Wait until all can be found; return the last event, or one like it where the engine has ended."""
     bar = None
-    async for event in call("wait_indexed"):
-        if "stalled" in event:
-            return event
-        if event["pending"] or event.get("loading"):
-            bar = progress.add_task("indexed", total=event["pending"]) if bar is None else bar
-            total = progress.tasks[bar].total or 0
-            progress.update(bar, completed=max(0, total - event["pending"]))
-        else:
-            return event
+    try:
+        async for event in call("wait_indexed"):
+            if "stalled" in event:
+                return event
+            if event["pending"] or event.get("loading"):
+                bar = progress.add_task("indexed", total=event["pending"]) if bar is None else bar
+                total = progress.tasks[bar].total or 0
+                progress.update(bar, completed=max(0, total - event["pending"]))
+            else:
+                return event
+    except EngineEndedError:
+        return {"stalled": "the engine has ended, and the next one goes on"}
     return {}
 
 
