@@ -327,6 +327,19 @@ async def test_an_import_of_what_somebody_waits_for_is_waited_for_in_its_place(s
     assert not await store.read(lambda db: outbox.is_due(db, "vectors", up_to=mine.seq))
 
 
+async def test_whether_somebody_waits_takes_no_longer_where_many_wait(store: Store) -> None:
+    """What is up to a number is looked up, not looked for among all that is waited for."""
+
+    def plan(db: sqlite3.Connection) -> list[str]:
+        asked: list[str] = []
+        db.set_trace_callback(asked.append)
+        outbox.is_due(db, "vectors", up_to=7)
+        db.set_trace_callback(None)
+        return [step for *_, step in db.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+
+    assert await store.read(plan) == ["SEARCH outbox USING INDEX outbox_awaited (sink=? AND <expr><?)"]
+
+
 async def test_nobody_waits_for_bulk_that_somebody_else_has_changed(store: Store) -> None:
     """What was imported before is in nobody's way."""
     await put(store, trace("shared"), priority=BULK)

@@ -303,6 +303,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     -- The number of the first entry that this one has replaced and that somebody waits for; NULL: its own.
     ALTER TABLE outbox ADD COLUMN first_seq INTEGER;
+    CREATE INDEX outbox_awaited ON outbox (sink, coalesce(first_seq, seq)) WHERE error IS NULL AND priority = 0;
     """,
     """
     -- What a text was cut from, where lossless steps had changed it: once, however often it was cut. bytes counts all of it.
