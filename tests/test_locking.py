@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tracebank.errors import DataDirError, DataDirLockedError
-from tracebank.locking import LOCK_NAME, DataDirLock, FileLock, holder_of
+from tracebank.locking import LOCK_NAME, DataDirLock, FileLock, holder_of, pid_space
 
 HOLDER = """
 import os, sys
@@ -122,6 +122,14 @@ def test_a_full_disk_is_told_and_the_lock_given_back(small_disk: Path, ballast: 
     (small_disk / "ballast").unlink()
     lock.acquire({"pid": 1})
     lock.release()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the name is all that is known")
+def test_a_host_that_is_called_otherwise_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On some systems the name comes with the network."""
+    before = pid_space()
+    monkeypatch.setattr("socket.gethostname", lambda: "renamed")
+    assert pid_space() == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="flock is not what locks there")

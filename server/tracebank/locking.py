@@ -151,10 +151,11 @@ class DataDirLock:
 def pid_space() -> str:
     """Return among whose processes a process id here counts: on another host, and in another container, it is a stranger's."""
     try:
-        namespace = os.readlink("/proc/self/ns/pid")
+        # Of this start of this machine: its name may change with the network that it is in.
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # no Linux
-        namespace = ""
-    return f"{socket.gethostname()} {namespace}".rstrip()
+        return socket.gethostname()
 
 
 def holder_of(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
