@@ -21,7 +21,7 @@ import threading
 import time
 
 from tracebank import early, link
-from tracebank.errors import TracebankError
+from tracebank.errors import SettingsError, TracebankError
 from tracebank.places import default_data_dir
 
 TYPE_CHECKING = False  # as in typing, which would cost every client 2 ms and 0.7 MB
@@ -57,7 +57,11 @@ def main() -> None:
 
         serve_one_client()
     else:
-        code = Front(default_data_dir(), sys.stdin.buffer, sys.stdout.buffer).run()
+        try:
+            data_dir = default_data_dir()
+        except SettingsError as error:
+            sys.exit(f"tracebank: {error}")
+        code = Front(data_dir, sys.stdin.buffer, sys.stdout.buffer).run()
         # The other thread may be blocked for good on a client that does not read.
         os._exit(code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from clients import COMMAND, HELLO, WAIT_S, Client, Era, RefusedError
@@ -117,6 +118,16 @@ def test_a_typo_starts_no_other_kind_of_engine(here: Place, name: str, known: st
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"tracebank: {name} must be one of {known}, or not set, not 'inprocess'\n"
     assert not here.data_dir.exists()
+
+
+@pytest.mark.parametrize("engine", ["shared", "in-process"])
+@pytest.mark.parametrize("arguments", [(), ("add", "a task")], ids=["client", "command line"])
+def test_the_home_of_nobody_is_no_directory(here: Place, engine: str, arguments: tuple[str, ...]) -> None:
+    """One that is called ~somebody, wherever the command runs, is not what was meant."""
+    done = here.run(*arguments, TRACEBANK_ENGINE=engine, TRACEBANK_DATA_DIR="~nosuchuser/x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tracebank: setting data_dir: begins with the home directory of a user who is not known: ~nosuchuser/x\n"
+    assert not Path("~nosuchuser").exists()
 
 
 def test_a_client_that_closes_its_output_ends_it(here: Place) -> None:

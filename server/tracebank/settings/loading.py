@@ -17,7 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from tracebank.errors import SettingsError
-from tracebank.places import CONFIG_NAME, default_data_dir
+from tracebank.places import CONFIG_NAME, data_dir_at, default_data_dir
 from tracebank.settings.sections import Settings
 
 # How like the name of a section one must be to be taken for it, misspelt.
@@ -29,10 +29,7 @@ def load_settings(data_dir: Path | None = None, **flags: Any) -> Settings:
 
     Raises: SettingsError, naming the setting, its value and where to change it.
     """
-    try:
-        directory = data_dir.expanduser().absolute() if data_dir else Path(default_data_dir())
-    except RuntimeError as error:
-        raise SettingsError(f"setting data_dir: {error}, for {data_dir}") from error
+    directory = Path(data_dir_at(str(data_dir)) if data_dir else default_data_dir())
     file = directory / CONFIG_NAME
 
     class SettingsOfDirectory(Settings):
