@@ -59,6 +59,7 @@ def test_a_message_that_is_nested_too_deeply_is_refused_and_the_session_goes_on(
             (answer,) = client.messages[before:]
             # What is not even read is nobody's.
             assert (answer["id"], answer["error"]["code"]) in ((message["id"], INVALID_REQUEST), (None, PARSE_ERROR))
+            assert answer["id"] is None or "nested" in answer["error"]["message"]
         assert client.call("stats", section="engine")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -138,7 +138,10 @@ class _Client:
         if message is None:
             batch = _batch(line)
             for part in batch:
-                await self._take(part, to_server)
+                if is_too_deep(part):  # to be written again, too
+                    await self._write(_refused(part))
+                else:
+                    await self._take(json.dumps(part if isinstance(part, dict) else None).encode(), to_server)
             if not batch:
                 await self._write(_refusal(line))
             return
@@ -171,18 +174,14 @@ def _parsed(line: bytes) -> JSONRPCMessage | None:
         return None
 
 
-def _batch(line: bytes) -> list[bytes]:
+def _batch(line: bytes) -> list[Any]:
     """Return the messages of a JSON-RPC batch, which protocol 2025-03-26 allows; none of what is something else."""
     if not line.lstrip().startswith(b"["):
         return []
     try:
-        parts = json.loads(line)
+        return list(json.loads(line))
     except (ValueError, RecursionError):
         return []
-    # Of what cannot be written again only whose it is.
-    return [
-        json.dumps({"id": _call_id(part)} if is_too_deep(part) else part if isinstance(part, dict) else None).encode() for part in parts
-    ]
 
 
 def _refusal(line: bytes) -> bytes:
@@ -191,6 +190,11 @@ def _refusal(line: bytes) -> bytes:
         message = json.loads(line)
     except (ValueError, RecursionError):
         return _error(None, PARSE_ERROR, "this line is not valid JSON")
+    return _refused(message)
+
+
+def _refused(message: object) -> bytes:
+    """Return the error for what is no message."""
     problem = f"{_wrong_with(message)}: nothing was done; send valid Unicode and JSON-RPC 2.0"
     return _error(_call_id(message), INVALID_REQUEST, problem)
 
