@@ -321,7 +321,62 @@ def test_a_directory_that_is_no_copy_takes_no_place(tmp_path: Path) -> None:
     index.close()
 
 
-@pytest.mark.parametrize("killed", ["while it was filled", "when it was whole", "when the former was moved", "when the former was gone"])
+def test_a_former_that_cannot_be_deleted_does_not_undo_the_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy is in its place by then; what is left goes at the next start."""
+    index = TantivyWordIndex(tmp_path)
+    index.mark_filled()
+    index.apply(1, [indexed(1, "osprey"), indexed(2, "secret osprey")], [])
+    index.begin_copy(1)
+    index.fill_copy(1, [indexed(1, "osprey")])
+
+    def failing(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError("it is in use")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tracebank.index.words.shutil.rmtree", failing)
+        assert index.exchange_copy(1)
+    assert rows_for(index, "osprey") == [1]
+    index.close()
+    index = TantivyWordIndex(tmp_path)
+    assert rows_for(index, "osprey") == [1]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1"]
+    index.close()
+
+
+def test_an_exchange_that_cannot_be_finished_at_the_start_lets_the_index_be_filled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens all the same."""
+    index = TantivyWordIndex(tmp_path / "words")
+    index.mark_filled()
+    index.apply(1, [indexed(1, "osprey")], [])
+    index.close()
+    (tmp_path / "words" / "1").rename(tmp_path / "words" / "1.former")
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.suffix == ".former":
+            raise OSError("it is in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    index = TantivyWordIndex(tmp_path / "words")
+    assert index.fresh
+    assert rows_for(index, "osprey") == []
+    index.close()
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        "while it was filled",
+        "when it was whole",
+        "when the former was moved",
+        "when the former was moved and the copy is damaged",
+        "when the former was gone",
+    ],
+)
 def test_a_kill_leaves_the_namespace_or_its_whole_copy(tmp_path: Path, killed: str) -> None:
     """Never neither, and nothing lies around."""
     index = TantivyWordIndex(tmp_path)
@@ -335,11 +390,15 @@ def test_a_kill_leaves_the_namespace_or_its_whole_copy(tmp_path: Path, killed: s
     copied.close()
     (tmp_path / "elsewhere" / "1").rename(copy)
     shutil.rmtree(tmp_path / "elsewhere")
-    if killed == "when the former was moved":
+    if killed.startswith("when the former was moved"):
         home.rename(tmp_path / "1.former")
+    if killed.endswith("the copy is damaged"):
+        shutil.rmtree(copy / "traces")
     if killed == "when the former was gone":
         shutil.rmtree(home)
     index = TantivyWordIndex(tmp_path)
-    assert sorted(rows_for(index, "osprey")) == ([1, 2] if killed == "while it was filled" else [1])
+    assert sorted(rows_for(index, "osprey")) == (
+        [1, 2] if killed in ("while it was filled", "when the former was moved and the copy is damaged") else [1]
+    )
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1"]
     index.close()

@@ -11,6 +11,7 @@ written anew: a copy beside it is filled while it is searched, and what is writt
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 from collections import OrderedDict
@@ -26,6 +27,8 @@ from tracebank.index.base import IndexedTrace, WordHits, mark_directory, prepare
 from tracebank.index.field import WordField
 from tracebank.records import Filters
 from tracebank.scores import Numbers, Scores, chunk_number
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 4
 # Opening a writer costs 40 ms, keeping it costs its threads: those of the namespaces written last stay open.
@@ -72,9 +75,12 @@ class TantivyWordIndex:
         self._copies: dict[int, _Namespace] = {}
         self._beside = Beside(SEARCHERS, name="whole-traces")
         self._fresh = not prepare_directory(directory, self._format)
-        for whole in directory.glob(f"*{WHOLE}"):
-            if WordField.exists(whole / "chunks") and WordField.exists(whole / "traces"):
-                self._take_place(whole)
+        try:
+            self._finish_exchanges()
+        except OSError as error:
+            log.warning("an exchange cannot be finished (%s): the index of words is made anew", error)
+            set_aside(directory)
+            self._fresh = True
         for suffix in (FILLING, WHOLE, FORMER):
             for left in directory.glob(f"*{suffix}"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -179,8 +185,16 @@ class TantivyWordIndex:
             if former.exists():
                 former.rename(home)
             raise
-        if former.exists():
-            shutil.rmtree(former)
+        shutil.rmtree(former, ignore_errors=True)  # what is left goes at the next start: the exchange is done
+
+    def _finish_exchanges(self) -> None:
+        """Go on where a kill has left them. Raises: OSError."""
+        for former in self._directory.glob(f"*{FORMER}"):
+            if not (home := former.with_suffix("")).exists():
+                former.rename(home)
+        for whole in self._directory.glob(f"*{WHOLE}"):
+            if WordField.exists(whole / "chunks") and WordField.exists(whole / "traces"):
+                self._take_place(whole)
 
     def _home(self, namespace: int, suffix: str = "") -> Path:
         return self._directory / f"{namespace}{suffix}"
