@@ -22,6 +22,7 @@
     │   └── LlmCallError           one provider did not do as asked
     │       ├── LlmRejectedError       it will not take this request: repeating is of no use
     │       ├── LlmUnavailableError    the network or the provider failed: later it may work
+    │       │   └── LlmTooLateError        it did not answer in the time that the caller had
     │       └── LlmAnswerError         its answer cannot be used
     │           ├── LlmSchemaError         it is not the JSON that was asked for
     │           └── LlmRefusedError        the model declined to answer

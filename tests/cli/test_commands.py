@@ -135,7 +135,7 @@ def test_forget_shows_first_and_deletes_when_told(shared: Home, namespace: str) 
     found = json.loads(shared.run("search", "a kite to drop", "-n", namespace, "--json").out)["results"]
     assert [result["trace_id"] for result in found] == ["keep"]
     again = json.loads(shared.run("forget", "drop", "-n", namespace, "--yes", "--json").out)
-    assert again == {"matched": 0, "deleted": 0, "sample": []}
+    assert again == {"matched": 0, "deleted": 0, "sample": [], "note": f"not in namespace {namespace}: drop"}
 
 
 @pytest.mark.parametrize("command", [("export",), ("forget",), ("forget", "--yes")], ids=" ".join)
