@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -277,8 +278,15 @@ async def test_what_is_held_of_a_namespace_is_read_anew_when_it_was_written(
 
 
 @pytest.mark.parametrize("room_for", [0, 1], ids=["none", "one"])
-async def test_what_finds_no_room_is_read_once(library: Library, monkeypatch: pytest.MonkeyPatch, read: list[int], room_for: int) -> None:
-    """Whoever asks all namespaces would read all of them for each question: the index answers for those that are not held."""
+async def test_what_finds_no_room_is_read_once_a_minute(
+    library: Library, monkeypatch: pytest.MonkeyPatch, read: list[int], room_for: int
+) -> None:
+    """Whoever asks all namespaces would read all of them for each question: the index answers for those that are not held.
+
+    For a minute: those that take the room may not be asked for any more.
+    """
+    now = [1_000.0]
+    monkeypatch.setattr(dense_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     chunks = sum(len(cut(value)) for value in library.spaces[1].values())
     monkeypatch.setattr(dense_module, "RESIDENT_BYTES", room_for * chunks * 300)
     retriever = library.retriever(EVERYTHING)
@@ -286,6 +294,9 @@ async def test_what_finds_no_room_is_read_once(library: Library, monkeypatch: py
         found = await retriever.search([question], [1, 2], Filters())
         same(found.ranking, library.exact([question], [1, 2]), SCORED)
     assert sorted(read) == [1, 2]
+    now[0] += dense_module.KNOWN_TTL_S + 1
+    await retriever.search([QUESTIONS[0]], [1, 2], Filters())
+    assert len(read) > 2
 
 
 async def test_what_was_forgotten_while_it_was_read_is_not_held(library: Library, monkeypatch: pytest.MonkeyPatch, read: list[int]) -> None:
