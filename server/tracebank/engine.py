@@ -247,8 +247,8 @@ class Engine:
         startup = _Startup()
         prepare_data_dir(settings.data_dir)
         lock = DataDirLock(settings.data_dir)
-        about = {"pid": os.getpid(), "version": __version__, "data_dir": str(settings.data_dir), "started_at": clock(), "mode": mode}
-        lock.acquire({**about, "pid_space": pid_space()})
+        whose = {"pid": os.getpid(), "pid_space": pid_space(), "version": __version__}
+        lock.acquire({**whose, "data_dir": str(settings.data_dir), "started_at": clock(), "mode": mode})
         try:
             store = Store.open(settings.data_dir / STORE_NAME)
             startup.done("store")

@@ -12,7 +12,7 @@ from samples import LIMITS
 from tracebank.errors import InputError
 from tracebank.records import Query
 from tracebank.retrieval import Ranked
-from tracebank.retrieval.cursor import BEGINNING, Place, cursor_at, place_of
+from tracebank.retrieval.cursor import BEGINNING, REMEMBERED, Place, cursor_at, place_of
 from tracebank.retrieval.request import parse_query
 from tracebank.settings import RetrievalSettings
 
@@ -32,6 +32,13 @@ def test_a_cursor_leads_to_its_place_in_the_same_query() -> None:
     for other in ({"query": "why"}, {"namespace": "other"}, {"tags": ["a"]}, {"outcome": "success"}, {"until": "2026-01-01"}):
         with pytest.raises(InputError, match=r"^cursor: belongs to another query: send it with the same query, namespace"):
             place_of(query(**{**other, "cursor": cursor}))
+
+
+def test_the_longest_cursor_there_can_be_is_taken() -> None:
+    """The best of as many questions as can be asked were shown ahead of their turn, in rows as large as rows can be."""
+    rows = [2**63 - 1 - i for i in range(REMEMBERED + LIMITS.queries)]
+    place = Place(0.123456789, tuple(rows[:REMEMBERED]), tuple(rows[REMEMBERED:]))
+    assert place_of(query(cursor=cursor_at(query(), place))) == place
 
 
 def ranking_of(*rows: float) -> list[Ranked]:
@@ -114,7 +121,7 @@ def _encoded(value: object) -> str:
         _encoded([0.5, "1", "x"]), _encoded([0.5, 1.5, "x"]), _encoded([0.5, True, "x"]), _encoded([0.5, "x"]), _encoded([0.5]),
         _encoded([0.5, 1, ["2"], "x"]), _encoded([0.5, [2], "x"]), _encoded([0.5, [2], 1, "x"]),
         _encoded([14, 0.5, 1, "x"]), _encoded(None), "[" * 150, base64.urlsafe_b64encode(b"\xff\xfe").decode(),
-        "A" * 300, base64.urlsafe_b64encode(b"[" * 99_999).decode(),
+        "A" * 300, _encoded([0.5, *range(1_000), "x"]), base64.urlsafe_b64encode(b"[" * 99_999).decode(),
     ],
 )  # fmt: skip
 def test_a_cursor_that_is_none_of_ours_is_refused(cursor: str) -> None:

@@ -9,8 +9,10 @@ import pytest
 from samples import NOW_MS, cut, trace
 
 from tracebank.records import Detail, Lesson, Outcome, Trace
+from tracebank.retrieval.filling import PATIENCE
 from tracebank.retrieval.fusion import Ranked
-from tracebank.retrieval.presentation import INTRODUCTION, PATIENCE, Page, Span, present
+from tracebank.retrieval.presentation import INTRODUCTION, Page, present
+from tracebank.retrieval.shown import Span
 from tracebank.store import StoredTrace
 from tracebank.tokens import Tokenizer, Vocabulary, load_tokenizer
 

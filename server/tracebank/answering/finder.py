@@ -56,12 +56,7 @@ class Finder:
         self._retriever, self._reranker, self._pages = retriever, reranker, pages
         self._spaces, self._model, self._searched = spaces, model, searched
         self._limiter = CapacityLimiter(PAGES_AT_ONCE)
-        self.rankings: LruCache[object, _Ranking] = LruCache(
-            max_bytes=RANKINGS_BYTES,
-            size_of=_bytes,
-            ttl_s=ttl_s,
-            clock=time.monotonic,
-        )
+        self.rankings: LruCache[object, _Ranking] = LruCache(max_bytes=RANKINGS_BYTES, size_of=_bytes, ttl_s=ttl_s, clock=time.monotonic)
 
     @property
     def lacking(self) -> str:
@@ -97,8 +92,8 @@ class Finder:
 
 
 def _bytes(_: object, kept: _Ranking) -> int:
-    ranking = kept.searched.ranking
-    return RANKED_BYTES * (1 + len(ranking)) + PASSAGE_BYTES * sum(len(found.passages) for found in ranking)
+    ranking, views = kept.searched.ranking, kept.searched.views
+    return RANKED_BYTES * (1 + len(ranking)) + PASSAGE_BYTES * sum(map(len, (*(found.passages for found in ranking), *views)))
 
 
 def _told_together(*notes: str) -> str:

@@ -20,7 +20,7 @@ from tracebank.retrieval.cursor import BEGINNING, Place, cursor_at
 from tracebank.retrieval.dates import Period, preferred
 from tracebank.retrieval.duplicates import Distinct
 from tracebank.retrieval.fusion import led
-from tracebank.retrieval.presentation import Span
+from tracebank.retrieval.shown import Span
 from tracebank.store import Store, StoredTrace, filtering, traces, vectors
 from tracebank.tokens import Tokenizer
 

@@ -10,7 +10,8 @@ from tracebank.answering.pages import Retrieved
 from tracebank.answering.requests import Asked
 from tracebank.records import Filters, Outcome, Query
 from tracebank.retrieval.cursor import Place
-from tracebank.retrieval.presentation import Page, Result
+from tracebank.retrieval.presentation import Page
+from tracebank.retrieval.shown import Result
 
 
 def asked_row(asked: Asked) -> dict[str, Any]:

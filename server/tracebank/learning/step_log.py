@@ -190,44 +190,49 @@ class StepLog:
 
     async def _flush(self, *, erased: bool) -> None:
         try:
-            await self._store_buffer(erased=erased)
+            async with self._flushing:
+                await self._drop(await self._store_buffer(), erased=erased)
         except BaseException:
             self._due.set()
             raise
 
-    async def _store_buffer(self, *, erased: bool) -> None:
-        async with self._flushing:
-            async with self._turn:
-                self._due.clear()
-                if self._timer is not None:
-                    self._timer.cancel()
-                    self._timer = None
-                # What is stored may still be in a segment that could not be deleted.
-                if not self._buffer and self._journal.empty:
-                    return
-                segments = await self._off_the_loop(self._journal.rotate)
-                records, self._buffer = self._buffer, []
-                self._storing = records
-            try:
-                if records:
-                    with self._metrics.timed("store_steps"):
-                        await self._store.write(lambda db: episodes.put(db, records))
-            except BaseException:
-                self._buffer[:0] = records
-                raise
-            finally:
-                self._storing = []
-            try:
+    async def _store_buffer(self) -> Sequence[Path]:
+        """Store what is buffered. Returns the segments whose records are all stored."""
+        async with self._turn:
+            self._due.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            # What is stored may still be in a segment that could not be deleted.
+            if not self._buffer and self._journal.empty:
+                return ()
+            segments: Sequence[Path] = await self._off_the_loop(self._journal.rotate)
+            records, self._buffer = self._buffer, []
+            self._storing = records
+        try:
+            if records:
+                with self._metrics.timed("store_steps"):
+                    await self._store.write(lambda db: episodes.put(db, records))
+        except BaseException:
+            self._buffer[:0] = records
+            raise
+        finally:
+            self._storing = []
+        return segments
+
+    async def _drop(self, segments: Sequence[Path], *, erased: bool) -> None:
+        try:
+            if segments:
                 await self._off_the_loop(self._journal.drop, segments)
-            except StoreError as error:
-                if erased:
-                    raise
-                # What they hold is stored, and a second time changes nothing. They are deleted when steps are stored the next time.
-                self._due.set()
-                log.warning("%s", error)
-                return
-            if not self._buffer:
-                self.stored.set()
+        except StoreError as error:
+            if erased:
+                raise
+            # What they hold is stored, and a second time changes nothing. They are deleted when steps are stored the next time.
+            self._due.set()
+            log.warning("%s", error)
+            return
+        if not self._buffer:
+            self.stored.set()
 
     async def _off_the_loop(self, action: Callable[..., Any], *arguments: Any) -> Any:
         return await to_thread.run_sync(action, *arguments, limiter=self._one_at_a_time)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,7 +29,7 @@ class Request:
 
     `max_prompt_tokens` and `max_output_tokens` lower what the provider's settings allow. `repeatable=False`: never sent
     again once a provider may have worked on it. `fresh`: wants an answer of its own, though an equal prompt was asked.
-    `timeout_s`: how long its caller waits, for all that are asked in turn; None: as long as they may take.
+    `timeout_s`: how long its caller waits, for all that are asked in turn.
     """
 
     prompt: str
@@ -39,7 +40,7 @@ class Request:
     temperature: float | None = None
     repeatable: bool = True
     fresh: bool = False
-    timeout_s: float | None = None
+    timeout_s: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -49,7 +50,7 @@ class Request:
                 raise InputError(name, f"must be at least 1, not {value}")
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise InputError("temperature", f"must be 0 to 2, not {self.temperature}")
-        if self.timeout_s is not None and not self.timeout_s > 0:
+        if not self.timeout_s > 0:
             raise InputError("timeout_s", f"must be above 0, not {self.timeout_s}")
 
     def key(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -122,11 +123,11 @@ class LlmClient:
     async def _asked(self, request: Request, names: tuple[str, ...]) -> Completion:
         providers = await self._loaded()
         clock = self._world.clock
-        whole_s = request.timeout_s or 0.0
-        until = None if request.timeout_s is None else clock() + whole_s
+        whole_s = request.timeout_s
+        until = clock() + whole_s
         errors: list[LlmError] = []
         for name in names:
-            if until is not None and errors:
+            if errors and whole_s < math.inf:
                 # Whoever takes all the time there is leaves none for the next one; it is left alone when it does so again and again.
                 if (left_s := until - clock()) < LEAST_SHARE * whole_s:
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import ssl
 from collections.abc import Callable, Mapping
@@ -50,13 +51,13 @@ class Pool:
         self._client: httpx.AsyncClient | None = None
 
     async def post(
-        self, path: str, headers: Mapping[str, str], body: Mapping[str, Any], *, key: str, wait_s: float | None = None
+        self, path: str, headers: Mapping[str, str], body: Mapping[str, Any], *, key: str, wait_s: float = math.inf
     ) -> Mapping[str, Any]:
         """Return the answer's JSON object. `key` is what must not come out again; `wait_s`: how long the caller waits.
 
         Raises: LlmRejectedError, LlmUnavailableError, LlmAnswerError.
         """
-        limit_s = self._limits.attempt_s if wait_s is None else min(self._limits.attempt_s, wait_s)
+        limit_s = min(self._limits.attempt_s, wait_s)
         try:
             client = self._client or await self._open()
             async with asyncio.timeout(limit_s):

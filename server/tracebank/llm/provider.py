@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +63,7 @@ class PooledProvider:
 
     async def complete(self, request: Request) -> Completion:
         """Return the answer. Raises: LlmCallError and its kinds, LlmCapError, StoreError."""
-        until = None if request.timeout_s is None else self._world.clock() + request.timeout_s
+        until = self._world.clock() + request.timeout_s
         output_tokens = min(request.max_output_tokens or self._model.max_output_tokens, self._model.max_output_tokens)
         room = self._model.context_tokens - output_tokens
         world = self._world
@@ -71,9 +72,7 @@ class PooledProvider:
         )
         most = self._spent(tokens_in, output_tokens)
         problem = ""
-        patient = attempts(
-            self._patience, repeatable=request.repeatable, sleep=world.sleep, rng=world.rng, within_s=_left_s(until, world.clock)
-        )
+        patient = attempts(self._patience, repeatable=request.repeatable, sleep=world.sleep, rng=world.rng, within_s=until - world.clock())
         async for attempt in patient:
             number = attempt.retry_state.attempt_number
             with attempt:
@@ -87,11 +86,11 @@ class PooledProvider:
                     raise
         raise AssertionError("the last attempt raises")
 
-    async def _attempt(self, request: Request, output_tokens: int, most: Spent, *, retries: int, until: float | None) -> Completion:
-        if until is not None and until <= self._world.clock():
+    async def _attempt(self, request: Request, output_tokens: int, most: Spent, *, retries: int, until: float) -> Completion:
+        if until <= self._world.clock():
             # As where it took all the time to shorten the prompt.
             raise LlmTooLateError(self.name, "there is no time left to ask it", processed=False)
-        with self._breaker.guard(), self._breaker_in_haste.guard() if until is not None else nullcontext():
+        with self._breaker.guard(), self._breaker_in_haste.guard() if until < math.inf else nullcontext():
             reservation = await self._world.spending.reserve(most)
             began = time.perf_counter()
             try:
@@ -104,11 +103,11 @@ class PooledProvider:
             self._world.metrics.observe(f"llm:{self.name}", latency_ms)
             return await self._settled(request, answer, reservation, most, latency_ms=latency_ms, retries=retries)
 
-    async def _ask(self, request: Request, output_tokens: int, until: float | None) -> Answer:
+    async def _ask(self, request: Request, output_tokens: int, until: float) -> Answer:
         model, key = self._model, self._key()
         asked = in_words(request) if request.schema is not None and not model.json_schema else request
         body = model.dialect.body(asked, model=model.model, max_output_tokens=output_tokens, base_url=model.base_url)
-        left_s = _left_s(until, self._world.clock)
+        left_s = max(0.0, until - self._world.clock())
         payload = await self._pool.post(model.dialect.path, model.dialect.headers(key), body, key=key, wait_s=left_s)
         if (told := self._told(payload, key)) is not None:
             raise told
@@ -213,10 +212,6 @@ class PooledProvider:
     async def close(self) -> None:
         """Close its connections."""
         await self._pool.close()
-
-
-def _left_s(until: float | None, clock: Callable[[], float]) -> float | None:
-    return None if until is None else max(0.0, until - clock())
 
 
 def _counter(counters: Mapping[str, int], provider: str, name: str) -> int:

@@ -25,7 +25,7 @@ class Patience:
     most_s: float = 30.0
 
 
-def attempts(patience: Patience, *, repeatable: bool, sleep: Sleep, rng: random.Random, within_s: float | None = None) -> AsyncRetrying:
+def attempts(patience: Patience, *, repeatable: bool, sleep: Sleep, rng: random.Random, within_s: float = math.inf) -> AsyncRetrying:
     """Return the attempts to loop over, none of which begins after `within_s`. The last error is raised as it is."""
 
     def wait(state: RetryCallState) -> float:
@@ -35,7 +35,7 @@ def attempts(patience: Patience, *, repeatable: bool, sleep: Sleep, rng: random.
 
     return AsyncRetrying(
         sleep=sleep,
-        stop=stop_any(stop_after_attempt(patience.attempts), stop_before_delay(math.inf if within_s is None else within_s)),
+        stop=stop_any(stop_after_attempt(patience.attempts), stop_before_delay(within_s)),
         wait=wait,
         retry=retry_if_exception(lambda error: _again(error, patience, repeatable=repeatable)),
         reraise=True,

@@ -12,7 +12,7 @@ from tracebank.reasoning.attempts import Attempt, Draft
 from tracebank.reasoning.prompts import told
 from tracebank.reasoning.request import Assignment
 from tracebank.records import Lesson, Limits, Trace
-from tracebank.retrieval.presentation import Result
+from tracebank.retrieval.shown import Result
 
 TAG = "reason"
 CUT = "\n[cut]"

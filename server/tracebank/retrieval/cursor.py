@@ -14,6 +14,8 @@ from tracebank.retrieval.fusion import Ranked
 
 # Of the memories that were shown a cursor remembers so many: one of them may have moved.
 REMEMBERED = 3
+# With the best of as many questions as can be asked ahead of their turn one has some 600.
+MAX_CHARS = 1_000
 
 
 def _fingerprint(query: Query) -> str:
@@ -79,16 +81,24 @@ def place_of(query: Query) -> Place:
     """Return where the page asked for begins. Raises: InputError for a cursor of another query, or of nobody."""
     if query.cursor is None:
         return BEGINNING
-    try:
-        score, *rows, fingerprint = json.loads(base64.urlsafe_b64decode(query.cursor.encode()))
-        ahead = rows.pop() if rows and isinstance(rows[-1], list) else []
-        valid = type(score) is float and {type(row) for row in rows} == {int} and all(type(row) is int for row in ahead)
-    except (ValueError, TypeError, RecursionError):
-        valid, score, rows, ahead, fingerprint = False, 0.0, [], [], ""
-    if not valid:
+    read = _read(query.cursor) if len(query.cursor) <= MAX_CHARS else None
+    if read is None:
         raise InputError("cursor", f"is not one that retrieve returned: {shown(query.cursor)}; leave it out to start again")
+    place, fingerprint = read
     if fingerprint != _fingerprint(query):
         raise InputError(
             "cursor", "belongs to another query: send it with the same query, namespace, outcome, tags, since, until and metadata"
         )
-    return Place(score, tuple(rows), tuple(ahead))
+    return place
+
+
+def _read(cursor: str) -> tuple[Place, object] | None:
+    """Return the place and the fingerprint of a query; None: nobody gave that out."""
+    try:
+        score, *rows, fingerprint = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        ahead = rows.pop() if rows and isinstance(rows[-1], list) else []
+        if type(score) is float and {type(row) for row in rows} == {int} and all(type(row) is int for row in ahead):
+            return Place(score, tuple(rows), tuple(ahead)), fingerprint
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return None

@@ -37,7 +37,8 @@ _BEFORE = ("in", "on", "of", "by", "to", "from", "since", "until", "after", "bef
 _BEHIND = "in on at of by to from for with until since before after when we i you the a an and or"
 _DIGITS = (r"\d", r"\d\d")
 _VERB = re.compile(
-    r"\b"
+    # The word itself first: all that follows is then tried behind it only, not at each word of a question.
+    r"\b(?=may\b)"
     + "".join(rf"(?<!\b{word} )" for word in _BEFORE)
     + "".join(rf"(?<!\b{word} {day} )" for word in (*_BEFORE, "the") for day in _DIGITS)
     + r"(?<!\d(?:st|nd|rd|th) )(?!(?-i:May))may\b(?! \d{1,2}(?:st|nd|rd|th)\b)(?!,? (?:19|20)\d\d\b)(?!\s*(?:[.,;:?!)]|$))"

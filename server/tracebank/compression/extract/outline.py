@@ -151,10 +151,4 @@ def carved(units: Sequence[Unit], kept: Sequence[Span]) -> list[Unit]:
         for start, end in pairwise(ends):
             sort = Sort.LINE if unit.sort is Sort.FRAME and touching(kept, start, end) else unit.sort
             carved.append(Unit(start=start, end=end, sort=sort, frames=unit.frames, section=unit.section, place=unit.place))
-    return [
-        Unit(
-            start=unit.start, end=unit.end, sort=unit.sort, section=unit.section, place=unit.place,
-            frames=tuple(moved[frame] for frame in unit.frames),
-        )
-        for unit in carved
-    ]  # fmt: skip
+    return [unit.framed(moved) for unit in carved]

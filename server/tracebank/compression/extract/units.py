@@ -7,7 +7,7 @@ a frame: it is never chosen for itself, it comes along with what is chosen below
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -58,6 +58,11 @@ class Unit:
     frames: tuple[int, ...] = ()
     section: int = 0
     place: int = 0
+
+    def framed(self, moved: Mapping[int, int]) -> Unit:
+        """Return the unit with its frames where they have `moved` to."""
+        frames = tuple(moved[frame] for frame in self.frames)
+        return Unit(start=self.start, end=self.end, sort=self.sort, frames=frames, section=self.section, place=self.place)
 
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -286,11 +291,5 @@ def coarsened(units: Sequence[Unit], most: int = MOST_UNITS) -> list[Unit]:
         run = 0
         moved[position] = len(joined)
         joined.append(unit)
-    # What closes a frame stands behind the units in it.
-    return [
-        Unit(
-            start=unit.start, end=unit.end, sort=unit.sort, section=unit.section, place=unit.place,
-            frames=tuple(moved[frame] for frame in unit.frames),
-        )
-        for unit in joined
-    ]  # fmt: skip
+    # Only now: what closes a frame stands behind the units in it.
+    return [unit.framed(moved) for unit in joined]
